@@ -1,0 +1,327 @@
+"""Typed params: `params.yaml` is read once, in a stage, into frozen dataclasses; the library takes plain arguments.
+
+A preset is a whole params file: nothing is merged or inherited, every key is required, and an unknown or mistyped one is an
+error that names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+MAX_CSR_ITERATIONS = 8  # pipelines/csr/dvc.yaml is unrolled this far
+
+
+class ParamsError(ValueError):
+    """A params file that cannot be used: the message says which key, what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    batch_size: int
+    micro_batch_size: int
+
+
+@dataclass(frozen=True)
+class WorldData:
+    image_size: int
+    policy_scenes: int
+    instruct_scenes: int
+    pool_scenes: int
+    validation_scenes: int
+    test_scenes: int
+
+
+@dataclass(frozen=True)
+class CocoData:
+    pool_images: str
+    instruct_images: str
+    instruct_json: str
+    test_images: str
+    instances_json: str
+    captions_json: str
+    chair_images: int
+    pope_dir: str
+
+
+@dataclass(frozen=True)
+class Data:
+    source: Literal["world", "coco"]
+    max_bad_images: int
+    max_image_pixels: int
+    world: WorldData
+    coco: CocoData
+
+
+@dataclass(frozen=True)
+class HubPolicy:
+    id: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class WorldPolicy:
+    tower_steps: int
+    align_steps: int
+    max_yesno_steps: int
+    yesno_loss: float
+    mixed_steps: int
+    noise_share: float
+
+
+@dataclass(frozen=True)
+class PolicyParams:
+    source: Literal["world", "hub"]
+    dtype: Literal["float32", "bfloat16"]
+    hub: HubPolicy
+    world: WorldPolicy
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    name: str
+    pretrained: str
+
+
+@dataclass(frozen=True)
+class WorldReward:
+    steps: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class RewardParams:
+    source: Literal["world", "open_clip"]
+    open_clip: OpenClip
+    world: WorldReward
+
+
+@dataclass(frozen=True)
+class Sample:
+    images: int
+
+
+@dataclass(frozen=True)
+class SticPairs:
+    bad_prompt_share: float
+    low_resolution: int
+    brightness: float
+    hue: float
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Dpo:
+    beta: float
+    alpha: float
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    warmup_ratio: float
+    weight_decay: float
+    max_length: int
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+
+
+@dataclass(frozen=True)
+class SticDescribe:
+    items: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Sft:
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    warmup_ratio: float
+    weight_decay: float
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Stic:
+    pairs: SticPairs
+    dpo: Dpo
+    describe: SticDescribe
+    sft: Sft
+
+
+@dataclass(frozen=True)
+class CsrSearch:
+    images: int
+    candidates: int
+    diversity_penalty: float
+    keep_top: int
+    keep_bottom: int
+    max_sentence_tokens: int
+    max_sentences: int
+    reward: Literal["value", "rank"]
+    image_scale: float
+    aggregate: Literal["sum", "mean"]
+    prune_by: Literal["R", "R_T"]
+
+
+@dataclass(frozen=True)
+class Csr:
+    iterations: int
+    search: CsrSearch
+    dpo: Dpo
+
+
+@dataclass(frozen=True)
+class Pope:
+    per_image: int
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Chair:
+    prompt: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    split: Literal["test", "validation"]
+    pope: Pope
+    chair: Chair
+    bootstrap: int
+
+
+@dataclass(frozen=True)
+class Params:
+    lambda_: float
+    seed: int
+    runtime: Runtime
+    data: Data
+    policy: PolicyParams
+    reward: RewardParams
+    sample: Sample
+    methods: list[str]
+    stic: Stic
+    csr: Csr
+    evaluate: Evaluate
+
+
+# Bounds by key name, whatever its section: (lowest, highest). Numbers without an entry must be finite and 0 or more.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "lambda": (0, 1),
+    "top_p": (1e-6, 1),
+    "bad_prompt_share": (0, 1),
+    "noise_share": (0, 1),
+    "brightness": (0, 1),
+    "hue": (0, 0.5),
+    "warmup_ratio": (0, 1),
+    "lora_dropout": (0, 0.999),
+    "iterations": (1, MAX_CSR_ITERATIONS),
+    **dict.fromkeys(
+        (
+            "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates image_size "
+            "max_sentence_tokens max_sentences max_new_tokens keep_top low_resolution bootstrap per_image test_scenes "
+            "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images"
+        ).split(),
+        (1, math.inf),
+    ),
+}
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check a params file.
+
+    Raises ParamsError if the file is missing, is no YAML, or holds an unknown, missing, mistyped or out-of-range key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ParamsError(f"no params file {path}: run from the repository's root, or `lookagain use tiny` to write one")
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text())
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    params: Params = _build(Params, raw, "", str(path))
+    _check_relations(params, str(path))
+    return params
+
+
+def flatten(params: Any, prefix: str = "") -> dict[str, Any]:
+    """Params as flat dotted keys, for tracking: {"lambda": 0.9, "stic.dpo.beta": 0.1, ...}."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(params):
+        key = prefix + field.name.rstrip("_")
+        value = getattr(params, field.name)
+        flat.update(flatten(value, key + ".") if dataclasses.is_dataclass(value) else {key: value})
+    return flat
+
+
+def _build(cls: type, raw: Any, where: str, path: str) -> Any:
+    """One dataclass from one YAML mapping, recursively."""
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path}: {where or 'the file'} must be a section of keys, got {raw!r}")
+    hints = typing.get_type_hints(cls)
+    names = {field.name.rstrip("_"): field.name for field in dataclasses.fields(cls)}
+    for key in raw:
+        if key not in names:
+            raise ParamsError(f"{path}: unknown key {_dotted(where, key)!r}; allowed here: {', '.join(names)}")
+    for key in names:
+        if key not in raw:
+            raise ParamsError(f"{path}: missing key {_dotted(where, key)!r}; presets/tiny.yaml shows every key with its meaning")
+    return cls(**{name: _value(hints[name], raw[key], _dotted(where, key), path) for key, name in names.items()})
+
+
+def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
+    """One checked value. YAML readers disagree on `5e-7` (DVC writes it so): a string that spells a float is not one here,
+    because ruamel reads YAML 1.2, where it is a float already."""
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), raw, where, path)
+    if typing.get_origin(kind) is Literal:
+        allowed = typing.get_args(kind)
+        if raw not in allowed or isinstance(raw, bool):
+            raise ParamsError(f"{path}: {where} = {raw!r}, allowed: {', '.join(map(str, allowed))}")
+        return raw
+    if isinstance(kind, types.GenericAlias):
+        (item,) = typing.get_args(kind)
+        if not isinstance(raw, list) or not all(isinstance(entry, item) for entry in raw):
+            raise ParamsError(f"{path}: {where} = {raw!r} must be a list of {item.__name__}")
+        return list(raw)
+    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
+        raw = float(raw)
+    if not isinstance(raw, kind) or isinstance(raw, bool) != (kind is bool):
+        raise ParamsError(f"{path}: {where} = {raw!r} is {type(raw).__name__}, must be {kind.__name__} (no quotes)")
+    if kind in (int, float):
+        low, high = BOUNDS.get(where.rpartition(".")[2], (0, math.inf))
+        if not (math.isfinite(raw) and low <= raw <= high):
+            raise ParamsError(f"{path}: {where} = {raw!r} must lie between {low:g} and {high:g}")
+    return raw
+
+
+def _check_relations(params: Params, path: str) -> None:
+    """Checks that need two keys."""
+    world = params.data.world
+    if params.data.source == "world" and params.sample.images > world.pool_scenes:
+        raise ParamsError(f"{path}: sample.images = {params.sample.images} exceeds data.world.pool_scenes = {world.pool_scenes}")
+    if params.csr.search.images > params.sample.images:
+        raise ParamsError(f"{path}: csr.search.images = {params.csr.search.images} exceeds sample.images = {params.sample.images}")
+    if params.csr.search.candidates < 2:
+        raise ParamsError(f"{path}: csr.search.candidates = {params.csr.search.candidates} must be 2 or more to make a pair")
+    if params.policy.source == "world" and params.data.source != "world":
+        raise ParamsError(f"{path}: policy.source = world needs data.source = world, got {params.data.source}")
+    if params.reward.source == "world" and params.policy.source != "world":
+        raise ParamsError(f"{path}: reward.source = world needs policy.source = world; set reward.source: open_clip")
+
+
+def _dotted(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)

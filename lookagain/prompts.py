@@ -1,0 +1,59 @@
+"""The prompts of the papers, word for word: data, no logic beyond STIC's description infusion."""
+
+from __future__ import annotations
+
+# STIC, appendix A: the captioning prompts P of Algorithm 1, used again as P of Algorithm 2.
+STIC_CAPTION = (
+    "Illustrate the details of the picture.",
+    "Summarize the visual content presented.",
+    "Explain what is depicted in the photograph.",
+    "Outline the key elements captured in the image.",
+    "Detail the composition and subjects within the frame.",
+    "Convey the atmosphere and mood represented in the snapshot.",
+    "Interpret the scene shown in the image.",
+    "Identify and describe the main focal points in the visual.",
+)
+
+# STIC, appendix A: the hallucination prompts P_hallu of Algorithm 1.
+STIC_BAD = (
+    "Describe the image with imaginative objects that may exist in the scene.",
+    "Enrich the description by adding hypothetical objects or characters that could be part of the scene.",
+    "Suggest and detail practical items or people that could logically inhabit the image's setting.",
+    "Incorporate elements that, though absent, would seamlessly fit into the context of the picture.",
+    "Imagine and describe additional everyday objects or activities taking place just out of frame.",
+    "Augment the scene with details of potential events or items that are plausible.",
+    "Conceive of and detail natural elements, such as weather or animals, that could realistically enter the scene. "
+    "Make the description affirmative.",
+    "Invent and incorporate details of practical tools, vehicles, or gadgets that could be expected in a similar scenario.",
+)
+
+# STIC, appendix A: the well-curated captioning prompt x_g of Algorithm 1.
+STIC_STEP_BY_STEP = (
+    "Please provide a detailed description of the image, focusing on the following. Identify the main subjects (people, "
+    "animals, objects) in the image and describe what they are doing. Describe the setting of the image. Is it indoors or "
+    "outdoors? What kind of environment or location does it depict? What mood does the image convey? Are there any specific "
+    "elements (such as lighting, weather, expressions) that contribute to this atmosphere? Describe the dominant colors and "
+    "the overall composition. How do these elements affect the image's impact? Point out any details or symbols that might "
+    "be relevant to understanding the image's meaning or context. If applicable, provide interpretations of what the image "
+    "might represent or communicate."
+)
+
+# CSR, appendix: the questions that candidates answer.
+CSR_DESCRIBE = (
+    "What is this photo about?",
+    "Can you describe the main features of this image for me?",
+    "What's happening in the scene?",
+    "What do you see happening in this image?",
+    "What do you think is going on in this snapshot?",
+    "Write a detailed description of the given image.",
+    "What are the key elements in this picture?",
+    "Can you elaborate on the elements of the picture provided?",
+    "Analyze the image in a comprehensive and detailed manner.",
+    "Explain the visual content of the image in great detail.",
+    "Describe the following image.",
+)
+
+
+def infuse(description: str, instruction: str) -> str:
+    """STIC section 4, stage 2: the instruction with the model's own description before it (also DaR at inference)."""
+    return f"Image description: {description}\n{instruction}"
