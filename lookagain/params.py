@@ -196,7 +196,14 @@ class Chair:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    policy: str
+    dar: bool
+
+
+@dataclass(frozen=True)
 class Evaluate:
+    models: dict[str, Evaluated]
     split: Literal["test", "validation"]
     pope: Pope
     chair: Chair
@@ -212,7 +219,7 @@ class Params:
     policy: PolicyParams
     reward: RewardParams
     sample: Sample
-    methods: list[str]
+    methods: dict[str, str]
     stic: Stic
     csr: Csr
     evaluate: Evaluate
@@ -263,6 +270,8 @@ def flatten(params: Any, prefix: str = "") -> dict[str, Any]:
     for field in dataclasses.fields(params):
         key = prefix + field.name.rstrip("_")
         value = getattr(params, field.name)
+        if isinstance(value, dict):
+            value = {name: dataclasses.asdict(entry) if dataclasses.is_dataclass(entry) else entry for name, entry in value.items()}
         flat.update(flatten(value, key + ".") if dataclasses.is_dataclass(value) else {key: value})
     return flat
 
@@ -293,10 +302,10 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
             raise ParamsError(f"{path}: {where} = {raw!r}, allowed: {', '.join(map(str, allowed))}")
         return raw
     if isinstance(kind, types.GenericAlias):
-        (item,) = typing.get_args(kind)
-        if not isinstance(raw, list) or not all(isinstance(entry, item) for entry in raw):
-            raise ParamsError(f"{path}: {where} = {raw!r} must be a list of {item.__name__}")
-        return list(raw)
+        _, item = typing.get_args(kind)
+        if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+            raise ParamsError(f"{path}: {where} = {raw!r} must map names to {item.__name__}")
+        return {key: _value(item, entry, _dotted(where, key), path) for key, entry in raw.items()}
     if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
         raw = float(raw)
     if not isinstance(raw, kind) or isinstance(raw, bool) != (kind is bool):
