@@ -1,0 +1,287 @@
+"""CHAIR (Rohrbach et al., 2018): objects that a caption names and its image does not hold.
+
+An image's objects are the categories of its COCO instances and those named in its reference captions. CHAIR_S is the share of
+captions that name an absent object; CHAIR_I the share of mentions (every one counts) that are of absent objects; a caption
+that mentions nothing adds nothing to either. Beside them, as both fall with shorter captions: recall (objects named / objects,
+summed over images), length in words, and repeats (mentions beyond the first of each object, a caption).
+
+The word lists and rules are those of the authors' release, its quirks included:
+- "toilet seat" is a toilet, and beside the word toilet a seat is no chair;
+- baby/adult before an animal and passenger before a jet or train name no person; a home plate or train track names nothing;
+- its entries "motor bike" and "cheesecake" begin with a stray blank, and "iPhone" has a capital: they never match, and are
+  left out here; "stove top oven" is three words, so that its two-word rule never joins it: two mentions of an oven.
+Deviations: nouns are made singular by a closed table over these words instead of the pattern library (whose PyPI name now is
+another package), and words are found by one expression instead of nltk's tokenizer; hyphenated words stay whole in both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lookagain.records import RecordError
+
+# Category -> the other words that name it, beside its own name.
+SYNONYMS: dict[str, str] = {
+    # people
+    "person": """girl, boy, man, woman, kid, child, chef, baker, people, adult, rider, children, baby, worker, passenger, sister,
+        biker, policeman, cop, officer, lady, cowboy, bride, groom, male, female, guy, traveler, mother, father, gentleman,
+        pitcher, player, skier, snowboarder, skater, skateboarder, foreigner, caller, offender, coworker, trespasser, patient,
+        politician, soldier, grandchild, serviceman, walker, drinker, doctor, bicyclist, thief, buyer, teenager, student, camper,
+        driver, solider, hunter, shopper, villager""",
+    # vehicles
+    "bicycle": "bike, unicycle, minibike, trike",
+    "car": "automobile, van, minivan, sedan, suv, hatchback, cab, jeep, coupe, taxicab, limo, taxi",
+    "motorcycle": "scooter, motor cycle, motorbike, moped",
+    "airplane": "jetliner, plane, air plane, monoplane, aircraft, jet, airbus, biplane, seaplane",
+    "bus": "minibus, trolley",
+    "train": "locomotive, tramway, caboose",
+    "truck": "pickup, lorry, hauler, firetruck",
+    "boat": """ship, liner, sailboat, motorboat, dinghy, powerboat, speedboat, canoe, skiff, yacht, kayak, catamaran, pontoon,
+        houseboat, vessel, rowboat, trawler, ferryboat, watercraft, tugboat, schooner, barge, ferry, sailboard, paddleboat,
+        lifeboat, freighter, steamboat, riverboat, battleship, steamship""",
+    # the street
+    "traffic light": "street light, traffic signal, stop light, streetlight, stoplight",
+    "fire hydrant": "hydrant",
+    "stop sign": "",
+    "parking meter": "",
+    "bench": "pew",
+    # animals
+    "bird": """ostrich, owl, seagull, goose, duck, parakeet, falcon, robin, pelican, waterfowl, heron, hummingbird, mallard, finch,
+        pigeon, sparrow, seabird, osprey, blackbird, fowl, shorebird, woodpecker, egret, chickadee, quail, bluebird, kingfisher,
+        buzzard, willet, gull, swan, bluejay, flamingo, cormorant, parrot, loon, gosling, waterbird, pheasant, rooster,
+        sandpiper, crow, raven, turkey, oriole, cowbird, warbler, magpie, peacock, cockatiel, lorikeet, puffin, vulture, condor,
+        macaw, peafowl, cockatoo, songbird""",
+    "cat": "kitten, feline, tabby",
+    "dog": """puppy, beagle, pup, chihuahua, schnauzer, dachshund, rottweiler, canine, pitbull, collie, pug, terrier, poodle,
+        labrador, doggie, doberman, mutt, doggy, spaniel, bulldog, sheepdog, weimaraner, corgi, cocker, greyhound, retriever,
+        brindle, hound, whippet, husky""",
+    "horse": "colt, pony, racehorse, stallion, equine, mare, foal, palomino, mustang, clydesdale, bronc, bronco",
+    "sheep": "lamb, ram, goat, ewe",
+    "cow": "cattle, oxen, ox, calf, holstein, heifer, buffalo, bull, zebu, bison",
+    "elephant": "",
+    "bear": "panda",
+    "zebra": "",
+    "giraffe": "",
+    # what people carry
+    "backpack": "knapsack",
+    "umbrella": "",
+    "handbag": "wallet, purse, briefcase",
+    "tie": "bow, bow tie",
+    "suitcase": "suit case, luggage",
+    # sports
+    "frisbee": "",
+    "skis": "ski",
+    "snowboard": "",
+    "sports ball": "ball",
+    "kite": "",
+    "baseball bat": "",
+    "baseball glove": "",
+    "skateboard": "",
+    "surfboard": "longboard, skimboard, shortboard, wakeboard",
+    "tennis racket": "racket",
+    # the table
+    "bottle": "",
+    "wine glass": "",
+    "cup": "",
+    "fork": "",
+    "knife": "pocketknife, knive",
+    "spoon": "",
+    "bowl": "container",
+    "banana": "",
+    "apple": "",
+    "sandwich": "burger, sub, cheeseburger, hamburger",
+    "orange": "",
+    "broccoli": "",
+    "carrot": "",
+    "hot dog": "",
+    "pizza": "",
+    "donut": "doughnut, bagel",
+    "cake": "cupcake, shortcake, coffeecake, pancake",
+    # the house
+    "chair": "seat, stool",
+    "couch": "sofa, recliner, futon, loveseat, settee, chesterfield",
+    "potted plant": "houseplant",
+    "bed": "",
+    "dining table": "table, desk",
+    "toilet": "urinal, commode, lavatory, potty",
+    "tv": "monitor, televison, television",
+    "laptop": "computer, notebook, netbook, lenovo, macbook, laptop computer",
+    "mouse": "",
+    "remote": "",
+    "keyboard": "",
+    "cell phone": "mobile phone, phone, cellphone, telephone, phon, smartphone",
+    "microwave": "",
+    "oven": "stovetop, stove",
+    "toaster": "",
+    "sink": "",
+    "refrigerator": "fridge, freezer",
+    "book": "",
+    "clock": "",
+    "vase": "",
+    "scissors": "",
+    "teddy bear": "teddybear",
+    "hair drier": "hairdryer",
+    "toothbrush": "",
+}
+
+# Two words that are read as one; as a value, the word they stand for ("" names nothing).
+ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()
+DOUBLE_WORDS: dict[str, str] = {
+    **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS},
+    **{f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")},
+    **dict.fromkeys(("motor bike", "home plate", "train track"), ""),
+    "toilet seat": "toilet",
+}
+
+# Plurals that no rule of `_plural` makes.
+IRREGULAR = {
+    **{"person": "people", "man": "men", "woman": "women", "child": "children", "grandchild": "grandchildren"},
+    **{"policeman": "policemen", "gentleman": "gentlemen", "serviceman": "servicemen", "thief": "thieves"},
+    **{"goose": "geese", "ox": "oxen", "calf": "calves", "mouse": "mice", "knife": "knives", "pocketknife": "pocketknives"},
+    **{
+        "buffalo": "buffaloes",
+        "sheep": "sheep",
+        "scissors": "scissors",
+        "skis": "skis",
+        "bison": "bison",
+        "aircraft": "aircraft",
+    },
+    **{"cattle": "cattle", "luggage": "luggage", "broccoli": "broccoli", "people": "people", "watercraft": "watercraft"},
+}
+
+# A word keeps its inner hyphens, slashes and dots (COCO's "hot-dog" is no hot dog, officially); "dog's" is dog and 's.
+TOKEN = re.compile(r"[^\W_]+(?:[-/_.][^\W_]+)*|[^\w\s]")
+
+COLUMNS = ("captions", "hallucinated_captions", "hallucinated_mentions", "mentions", "found", "objects", "words", "repeats")
+METRICS = ("chair_s", "chair_i", "recall", "length", "repeats")
+
+
+class ChairError(RecordError):
+    """An annotation file that cannot be used: the message names the file and what is wrong."""
+
+
+def _plural(word: str) -> str:
+    """The plural of a noun of the word lists."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def _split(words: str) -> list[str]:
+    return [" ".join(word.split()) for word in words.split(",") if word.strip()]
+
+
+CATEGORY = {word: category for category, words in SYNONYMS.items() for word in [category, *_split(words)]}
+_PAIRS = {**{word: word for word in CATEGORY if " " in word and word != "dining table"}, **DOUBLE_WORDS}
+_NOUNS = {part for word in (*CATEGORY, *_PAIRS) for part in word.split()}
+SINGULAR = {_plural(noun): noun for noun in sorted(_NOUNS)} | {"buffalos": "buffalo", "busses": "bus"}
+SINGULAR |= {noun: noun for noun in _NOUNS - {"people", "children", "oxen"}}
+_FIRST = {pair.split()[0] for pair in _PAIRS}
+
+
+def mentions(caption: str) -> list[str]:
+    """The COCO categories that a caption mentions, in order, one entry per mention."""
+    singular = SINGULAR.get
+    tokens = [singular(token, "") for token in TOKEN.findall(caption.lower())]
+    words = _join_pairs(tokens) if not _FIRST.isdisjoint(tokens) else tokens
+    if "toilet" in words and "seat" in words:
+        words = [word for word in words if word != "seat"]
+    return [CATEGORY[word] for word in words if word in CATEGORY]
+
+
+def _join_pairs(tokens: list[str]) -> list[str]:
+    """Neighbouring words that form a double word replaced by the word they stand for, from left to right."""
+    words, position = [], 0
+    while position < len(tokens):
+        pair = " ".join(tokens[position : position + 2])
+        words.append(_PAIRS.get(pair, tokens[position]))
+        position += 2 if pair in _PAIRS else 1
+    return words
+
+
+def read_truth(instances: Path | str, captions: Path | str) -> dict[str, frozenset[str]]:
+    """Each image's objects, by image id (the stem of COCO's file name): its instances and what its captions name.
+
+    Reads COCO's own formats; captions of images that `instances` does not list are ignored.
+    Raises ChairError if a file is missing or malformed, or an instance has a category that is none of COCO's 80.
+    """
+    boxes, references = _read_json(instances), _read_json(captions)
+    try:
+        stems = {image["id"]: Path(image["file_name"]).stem for image in boxes["images"]}
+        names = {category["id"]: category["name"] for category in boxes["categories"]}
+        truth: dict[str, set[str]] = {stem: set() for stem in stems.values()}
+        if unknown := set(names.values()) - SYNONYMS.keys():
+            raise ChairError(f"{instances}: {sorted(unknown)} are not among COCO's 80 categories")
+        for box in boxes["annotations"]:
+            truth[stems[box["image_id"]]].add(names[box["category_id"]])
+        for reference in references["annotations"]:
+            if reference["image_id"] in stems:
+                truth[stems[reference["image_id"]]].update(mentions(reference["caption"]))
+    except (KeyError, TypeError) as error:
+        raise ChairError(f"{instances} and {captions} do not match COCO's format or each other: {error!r}") from error
+    return {image: frozenset(objects) for image, objects in truth.items()}
+
+
+def _read_json(path: Path | str) -> dict:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ChairError(f"no annotation file {path}: run prepare_data") from error
+    except ValueError as error:
+        raise ChairError(f"{path} is not JSON: {error}") from error
+
+
+def count(caption: str, objects: frozenset[str] | set[str]) -> tuple[int, ...]:
+    """The counts of one caption, in the order of `COLUMNS`, against its image's objects."""
+    named = mentions(caption)
+    distinct = set(named)
+    absent = sum(category not in objects for category in named)
+    found = len(distinct & objects)
+    return 1, int(absent > 0), absent, len(named), found, len(objects), len(caption.split()), len(named) - len(distinct)
+
+
+def score(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores from summed counts (..., 8): percent, but length in words and repeats per caption; 0 where nothing counts."""
+    columns = dict(zip(COLUMNS, np.moveaxis(np.asarray(counts, dtype=float), -1, 0), strict=True))
+    return {
+        "chair_s": 100 * _ratio(columns["hallucinated_captions"], columns["captions"]),
+        "chair_i": 100 * _ratio(columns["hallucinated_mentions"], columns["mentions"]),
+        "recall": 100 * _ratio(columns["found"], columns["objects"]),
+        "length": _ratio(columns["words"], columns["captions"]),
+        "repeats": _ratio(columns["repeats"], columns["captions"]),
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return part / np.where(whole == 0, 1, whole)
+
+
+def truncate(captions: Mapping[str, str], mean_words: float) -> dict[str, str]:
+    """Captions by image id, cut at a common number of words so that their mean length comes as near `mean_words` as can be.
+
+    With a cut at k words, the mean lies under the target and with k + 1 over it; so some captions, drawn by the hash of their
+    image id, keep one word more: the total is within half a word of the target. Shorter captions stay whole, and if the target
+    exceeds the captions' own mean, nothing is cut. The control of a model is the base's captions cut to the model's mean length.
+    """
+    lengths = {image: len(caption.split()) for image, caption in captions.items()}
+    target = min(round(mean_words * len(captions)), sum(lengths.values()))
+    cut = 0
+    while cut < max(lengths.values(), default=0) and _total(lengths.values(), cut + 1) <= target:
+        cut += 1
+    longer = sorted(
+        (image for image in captions if lengths[image] > cut), key=lambda image: hashlib.sha256(image.encode()).digest()
+    )
+    favoured = set(longer[: target - _total(lengths.values(), cut)])
+    return {image: " ".join(caption.split()[: cut + (image in favoured)]) for image, caption in captions.items()}
+
+
+def _total(lengths: Iterable[int], cut: int) -> int:
+    return sum(min(length, cut) for length in lengths)

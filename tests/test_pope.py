@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+from lookagain.metrics import pope
+
+
+@pytest.mark.parametrize(
+    ("response", "parsed"),
+    [
+        ("Yes, there is a dog.", "yes"),
+        ("there is no dog", "no"),
+        ("No", "no"),
+        ("no.", "no"),
+        ("No, there is no dog in the image.", "no"),
+        ("not sure", "no"),
+        ("NO", "yes"),  # the official list has No, not and no only
+        ("Nope", "yes"),
+        ("none", "yes"),
+        ("", "yes"),
+        ("I can see a dog. It is not brown.", "yes"),  # only the first sentence counts
+        (". no", "yes"),
+        ("well,no", "yes"),  # commas vanish and leave one word, "wellno"
+        ("no!", "yes"),
+        ("no\nthere is none", "yes"),  # words are split at blanks only
+    ],
+)
+def test_answers_are_parsed_by_the_official_rule(response, parsed):
+    assert pope.parse_answer(response) == parsed
+
+
+def test_scores_from_counts_by_hand():
+    # tp 3, fp 1, tn 4, fn 2: accuracy 7/10, precision 3/4, recall 3/5, F1 6/9, yes rate 4/10
+    scores = pope.score(np.array([3, 1, 4, 2]))
+    expected = {"accuracy": 70, "f1": 100 * 6 / 9, "precision": 75, "recall": 60, "yes_rate": 40}
+    assert set(scores) == set(pope.METRICS)
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value)
+
+
+def test_rates_without_a_case_are_zero():
+    scores = pope.score(np.array([[0, 0, 5, 0], [0, 0, 0, 0]]))
+    assert scores["precision"].tolist() == [0, 0]
+    assert scores["f1"].tolist() == [0, 0]
+    assert scores["accuracy"].tolist() == [100, 0]
+
+
+def test_confusion_has_yes_as_positive_class():
+    assert pope.confusion("Yes", "yes") == (1, 0, 0, 0)
+    assert pope.confusion("Yes", "no") == (0, 1, 0, 0)
+    assert pope.confusion("No", "no") == (0, 0, 1, 0)
+    assert pope.confusion("No", "yes") == (0, 0, 0, 1)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_reads_the_official_format(tmp_path):
+    row = {
+        "question_id": 1,
+        "image": "COCO_val2014_000000310196.jpg",
+        "text": "Is there a snowboard in the image?",
+        "label": "yes",
+    }
+    path = write(tmp_path / "coco_pope_random.json", [row, {**row, "question_id": 2, "label": "no"}])
+    items = pope.read_file(path)
+    assert [(item.question_id, item.label) for item in items] == [("1", "yes"), ("2", "no")]
+    assert items[0].image == "COCO_val2014_000000310196.jpg"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"label": "Yes"}, "line 2: label 'Yes'"), ({"question_id": 1}, "repeat"), ({"text": ...}, "line 2: needs")],
+)
+def test_malformed_files_are_refused_by_line(tmp_path, change, message):
+    row = {"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "yes"}
+    second = {key: value for key, value in ({**row, "question_id": 2} | change).items() if value is not ...}
+    with pytest.raises(pope.PopeError, match=message):
+        pope.read_file(write(tmp_path / "p.json", [row, second]))
+    with pytest.raises(pope.PopeError, match="no POPE file"):
+        pope.read_file(tmp_path / "missing.json")
