@@ -1,0 +1,251 @@
+"""The policy: a base model and its chain of adapters, with the template, image and token handling that all stages share.
+
+A policy folder holds `lineage.json` and either a base (a whole checkpoint, or a hub id with its revision) or adapters, each
+merged in order into what came before. Generation, search, training and evaluation know models through this module only.
+
+A prompt is two pieces: the prefix up to its last image token, which depends on the image alone, and the rest of the chat
+template with the prompt's text, which depends on the prompt alone. Each is tokenised and encoded once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lookagain.errors import UserError
+from lookagain.records import atomic_write
+
+# Linear layers of the language model: never the vision tower, the projector or lm_head (all three papers).
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+class PolicyError(UserError):
+    """A policy folder or model that cannot be used; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a policy is made of."""
+
+    folder: Path
+    base: Path  # the base's policy folder
+    base_fingerprint: str
+    adapters: list[Path]  # in the order of merging; empty for the base itself
+    fingerprint: str
+
+
+@dataclass
+class Policy:
+    """A loaded model with its processor. `model` is a transformers image-text-to-text model, in training wrapped by PEFT."""
+
+    model: Any
+    processor: Any
+    lineage: Lineage
+
+    def __post_init__(self) -> None:
+        self.tokenizer = self.processor.tokenizer
+        self.image_token: str = getattr(self.processor, "image_token", None) or self.tokenizer.image_token
+        self.eos: int = self.tokenizer.eos_token_id
+        self.pad: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos
+        self.suffix = functools.cache(self._suffix)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights: base and adapters."""
+        return self.lineage.fingerprint
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+    def prefixes(self, images: Sequence[Image.Image]) -> tuple[list[list[int]], list[Tensor]]:
+        """Each image's prompt prefix (token ids, the image's tokens expanded) and features (image tokens, width).
+
+        Raises PolicyError if tokens and features do not match: a model that never saw its image would answer all the same.
+        """
+        head = self._split(self._chat([("", None)]))[0]
+        encoded = self.processor(
+            images=list(images), text=[head] * len(images), add_special_tokens=self._adds_bos(head), return_tensors=None
+        )
+        ids = [list(row) for row in encoded["input_ids"]]
+        vision = {key: value for key, value in encoded.items() if key not in ("input_ids", "attention_mask", "token_type_ids")}
+        with torch.no_grad():
+            tensors = {key: torch.as_tensor(_stacked(value)).to(self.device) for key, value in vision.items()}
+            tensors["pixel_values"] = tensors["pixel_values"].to(self._inner().dtype)
+            features = list(self._inner().get_image_features(**tensors).pooler_output)
+        token = self._inner().config.image_token_id
+        for row, feature in zip(ids, features, strict=True):
+            if row.count(token) != len(feature) or not len(feature):
+                raise PolicyError(f"{row.count(token)} image tokens in the prompt, {len(feature)} image features: they must match")
+        return ids, features
+
+    def _suffix(self, prompt: str) -> list[int]:
+        """Token ids of the chat template after the image, up to where the response to `prompt` begins."""
+        return self._after_image(self._split(self._chat([(prompt, None)]))[1])
+
+    def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]]:
+        """Token ids after the image of (prompt, response) turns, and which of them are responses; each response ends with EOS."""
+        ids, is_response = list(self.suffix(turns[0][0])), [False] * len(self.suffix(turns[0][0]))
+        for number, (_, response) in enumerate(turns):
+            if number:
+                before = self._chat([(prompt, answer) for prompt, answer in turns[:number]])
+                between = self._chat([*turns[:number], (turns[number][0], None)])[len(before) :]
+                piece = self.tokenizer(between, add_special_tokens=False).input_ids
+                ids, is_response = ids + piece, is_response + [False] * len(piece)
+            piece = [*self._response(turns[number][0], response), self.eos]
+            ids, is_response = ids + piece, is_response + [True] * len(piece)
+        return ids, is_response
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of response tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def forward(self, ids: Tensor, features: Sequence[Tensor] | None = None, **arguments: Any) -> Any:
+        """The model's own forward on token ids (rows, length), with the image features of the rows' images, in order."""
+        if features is not None:
+            arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=list(features))}
+        return self.model(input_ids=ids, **arguments)
+
+    def _inner(self) -> Any:
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def _chat(self, turns: Sequence[tuple[str, str | None]]) -> str:
+        """The chat template's text of turns with the image in the first; a last response of None is left to generate."""
+        messages: list[dict] = []
+        for number, (prompt, response) in enumerate(turns):
+            image = [{"type": "image"}] if number == 0 else []
+            messages.append({"role": "user", "content": [*image, {"type": "text", "text": prompt}]})
+            if response is not None:
+                messages.append({"role": "assistant", "content": [{"type": "text", "text": response}]})
+        return self.processor.apply_chat_template(messages, add_generation_prompt=turns[-1][1] is None, tokenize=False)
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """A chat text up to and with its image token, and the rest."""
+        head, token, tail = text.partition(self.image_token)
+        if not token or self.image_token in tail:
+            raise PolicyError(f"the chat template must put one image token {self.image_token!r} into a prompt, got {text[:80]!r}")
+        return head + token, tail
+
+    def _after_image(self, tail: str) -> list[int]:
+        # Tokenised behind the image token, as it stands in the whole prompt: some tokenizers treat a text's start apart.
+        return self.tokenizer(self.image_token + tail, add_special_tokens=False).input_ids[1:]
+
+    def _response(self, prompt: str, response: str) -> list[int]:
+        """A response's token ids as they follow its prompt."""
+        before, whole = self._chat([(prompt, None)]), self._chat([(prompt, response)])
+        text = whole[len(before) :] if whole.startswith(before) else response
+        text = text.rstrip().removesuffix(self.tokenizer.eos_token or "\0").rstrip()
+        suffix, tail = self.suffix(prompt), self._split(before)[1]
+        ids = self._after_image(tail + text)
+        return ids[len(suffix) :] if ids[: len(suffix)] == suffix else self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _adds_bos(self, head: str) -> bool:
+        return not (self.tokenizer.bos_token and head.startswith(self.tokenizer.bos_token))
+
+
+def read_lineage(folder: Path | str) -> Lineage:
+    """A policy folder's lineage. Raises PolicyError if it is no policy folder, or its base is missing."""
+    folder = Path(folder)
+    file = folder / "lineage.json"
+    if not file.is_file():
+        raise PolicyError(f"no policy in {folder} ({file.name} is missing); `dvc repro` makes those of this repository")
+    raw = json.loads(file.read_text())
+    if "adapters" not in raw:
+        return Lineage(folder, folder, raw["fingerprint"], [], raw["fingerprint"])
+    base = read_lineage(folder.parent / "base")
+    if base.fingerprint != raw["base_fingerprint"]:
+        raise PolicyError(f"{folder} was trained on another base than {base.folder} holds; run `dvc repro` to train it again")
+    return Lineage(folder, base.folder, base.fingerprint, [folder / "adapters" / name for name in raw["adapters"]], raw["fingerprint"])
+
+
+def load_policy(folder: Path | str, dtype: str = "float32", device: str = "cpu", merge_last: bool = True) -> Policy:
+    """Load a policy: its base, with every adapter merged in order.
+
+    With `merge_last` false the last adapter stays apart and trainable (STIC's stage 2 continues it). Safetensors only, no remote
+    code. Raises PolicyError for a folder that is no policy.
+    """
+    lineage = read_lineage(folder)
+    raw = json.loads((lineage.base / "lineage.json").read_text())
+    source, revision = (str(lineage.base), None) if raw["base"] == "world" else (raw["base"], raw["revision"])
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        source, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True
+    )
+    processor = AutoProcessor.from_pretrained(source, revision=revision)
+    for adapter in lineage.adapters:
+        trainable = not merge_last and adapter == lineage.adapters[-1]
+        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+        if not trainable:
+            model = model.merge_and_unload()
+    return Policy(model.eval().to(device), processor, lineage)
+
+
+def add_adapter(policy: Policy, rank: int, alpha: int, dropout: float) -> None:
+    """Wrap the policy's model with a fresh, trainable LoRA on the language model's linear layers.
+
+    Raises PolicyError if nothing matches, or if a parameter outside the language model would train.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    policy.model = get_peft_model(policy.model, config)
+    check_trainable(policy.model)
+
+
+def check_trainable(model: Any) -> None:
+    """Raise PolicyError unless exactly the adapters of the language model train."""
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    stray = [name for name in trainable if "lora_" not in name or "language_model" not in name]
+    if not trainable or stray:
+        raise PolicyError(f"adapters must train on the language model alone; trainable: {stray or 'nothing'}")
+
+
+def save_adapter(policy: Policy, folder: Path | str, continues: bool, record: dict[str, Any]) -> Lineage:
+    """Write a trained adapter as a policy folder of its own, whole or not at all.
+
+    The folder is self-contained: earlier adapters of the chain are copied beside the new one, which takes the last one's place
+    if it `continues` it. `record` (method, params, data hashes) goes into lineage.json.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    parents = policy.lineage.adapters[:-1] if continues else policy.lineage.adapters
+    names = [parent.name for parent in parents] + [f"{len(parents):02d}-{folder.name}"]
+    for parent in parents:
+        shutil.copytree(parent, temporary / "adapters" / parent.name)
+    policy.model.save_pretrained(temporary / "adapters" / names[-1], safe_serialization=True)
+    (temporary / "adapters" / names[-1] / "README.md").unlink(missing_ok=True)
+    digest = hashlib.sha256(policy.lineage.base_fingerprint.encode())
+    for name in names:
+        digest.update(hashlib.sha256((temporary / "adapters" / name / "adapter_model.safetensors").read_bytes()).digest())
+    raw = json.loads((policy.lineage.base / "lineage.json").read_text())
+    lineage = {
+        "base": raw["base"],
+        "revision": raw.get("revision"),
+        "base_fingerprint": policy.lineage.base_fingerprint,
+        "parent": policy.lineage.folder.name,
+        "adapters": names,
+        "fingerprint": digest.hexdigest(),
+        **record,
+    }
+    with atomic_write(temporary / "lineage.json") as file:
+        json.dump(lineage, file, indent=1)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+    return read_lineage(folder)
+
+
+def _stacked(value: Any) -> Any:
+    """Vision inputs come as a tensor or as one tensor per image."""
+    return torch.stack([torch.as_tensor(entry) for entry in value]) if isinstance(value, list) else value

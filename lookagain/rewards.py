@@ -1,0 +1,80 @@
+"""CSR's calibrated reward: how likely a sentence is to the policy, calibrated by how well it fits the image.
+
+R_T (Eq. 2), R_I (Eq. 3) and R (Eq. 4) as printed are the `value` mode. Printed so, a product of probabilities (below 1) stands
+beside 100 times a cosine, which all but removes R_T; the released code therefore ranks siblings on each part and mixes the
+ranks: the `rank` mode.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class RewardError(ValueError):
+    """A reward model that cannot be used; the message says which and why."""
+
+
+def language_score(token_logps: Sequence[float]) -> float:
+    """R_T, Eq. 2: the product of the sentence's token probabilities under the policy, in [0, 1]."""
+    return math.exp(math.fsum(token_logps))
+
+
+def image_relevance(cosine: float, scale: float) -> float:
+    """R_I, Eq. 3: max(scale * cos(image, sentence), 0); the paper's scale is 100."""
+    return max(scale * cosine, 0.0)
+
+
+def calibrated(relevance: float, language: float, lambda_: float) -> float:
+    """R, Eq. 4: lambda * R_I + (1 - lambda) * R_T."""
+    return lambda_ * relevance + (1 - lambda_) * language
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Rank of each value among its siblings, from 0 (lowest) to 1 (highest); equal values share their mean rank."""
+    if len(values) < 2:
+        return [0.5] * len(values)
+    return [
+        (sum(other < value for other in values) + (sum(other == value for other in values) - 1) / 2) / (len(values) - 1)
+        for value in values
+    ]
+
+
+class ImageTextScorer:
+    """Cosines between images and sentences by an open_clip model: an image is encoded once, sentences in batches, each once."""
+
+    def __init__(self, folder: Path | str, device: str = "cpu"):
+        """Load the model that `reward.json` in `folder` names. Raises RewardError if it is not there."""
+        file = Path(folder) / "reward.json"
+        if not file.is_file():
+            raise RewardError(f"no reward model in {folder} ({file.name} is missing); run `dvc repro prepare_policy`")
+        spec = json.loads(file.read_text())
+        name = f"local-dir:{folder}" if spec["model"].startswith("local-dir:") else spec["model"]
+        self.model, _, self.preprocess = open_clip.create_model_and_transforms(name, pretrained=spec["pretrained"], device=device)
+        self.model.eval()
+        self.tokenizer = open_clip.get_tokenizer(name)
+        self.device = device
+        self._texts: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Normalised image embeddings, (images, width)."""
+        pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
+        return self.model.encode_image(pixels, normalize=True).float().cpu()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Normalised text embeddings, (texts, width); a sentence seen before is not encoded again."""
+        new = sorted(set(texts) - self._texts.keys())
+        for start in range(0, len(new), batch_size):
+            part = new[start : start + batch_size]
+            embeddings = self.model.encode_text(self.tokenizer(part).to(self.device), normalize=True).float().cpu()
+            self._texts.update(zip(part, embeddings, strict=True))
+        return torch.stack([self._texts[text] for text in texts])

@@ -1,0 +1,248 @@
+"""CSR Algorithm 1: sentence-level beam search, guided by the calibrated reward.
+
+Every live node (a response so far) grows `candidates` sentences by group beam search: groups of one beam each, which choose
+their tokens in turn, each taking a penalty off the tokens that earlier groups chose at the same step (Hamming diversity). The
+image is prefilled once; a node's cache branches into its candidates and lives on in those that are kept; token ids are kept
+too and never tokenised again. Trees of several images grow in lockstep, as rows of one batch.
+
+As in the paper: sentences end at ".", each gets R (Eq. 4), the top and bottom ones by R go on, the responses with the highest
+and lowest cumulative R make the pair. Deviations: equal candidates of a node count once; a response that only ends (EOS at
+once) adds no sentence; responses that are not finished after `max_sentences` are used only where fewer than two are finished.
+The released code's ways (rank reward, mean over sentences, pruning by R_T) are switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lookagain.decoder import Decoder
+from lookagain.policy import Policy
+from lookagain.rewards import ImageTextScorer, calibrated, image_relevance, language_score, ranks
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A sentence grown from a node."""
+
+    tokens: list[int]  # with the full stop, without EOS
+    logps: list[float]  # of those tokens under the policy, without the diversity penalty
+    ends_response: bool
+    row: int  # of the decoder's cache that holds it
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A scored sentence."""
+
+    tokens: list[int]
+    text: str
+    language: float  # R_T
+    relevance: float  # R_I
+    reward: float  # R
+
+
+@dataclass(frozen=True)
+class Node:
+    """A response so far."""
+
+    tree: int
+    sentences: tuple[Sentence, ...] = ()
+    row: int = 0  # of the decoder's cache
+
+    @property
+    def tokens(self) -> list[int]:
+        """The response's token ids so far."""
+        return [token for sentence in self.sentences for token in sentence.tokens]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The search's settings; see params.yaml, csr.search."""
+
+    candidates: int
+    diversity_penalty: float
+    keep_top: int
+    keep_bottom: int
+    max_sentence_tokens: int
+    max_sentences: int
+    reward: str
+    image_scale: float
+    aggregate: str
+    prune_by: str
+    lambda_: float
+
+
+@dataclass
+class Tree:
+    """All responses found for one prompt, with their cumulative rewards."""
+
+    finished: list[Node] = field(default_factory=list)
+    unfinished: list[Node] = field(default_factory=list)
+
+    def responses(self) -> list[Node]:
+        """Finished responses; with fewer than two of them, also those that max_sentences cut."""
+        return self.finished if len(self.finished) > 1 else self.finished + self.unfinished
+
+
+def search(
+    policy: Policy,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    scorer: ImageTextScorer,
+    settings: Settings,
+    grower: type[CachedGrower] | None = None,
+) -> list[Tree]:
+    """One tree per (image, prompt). `grower` decides how nodes grow; the default keeps every node's cache."""
+    trees = [Tree() for _ in images]
+    nodes = [Node(tree=number, row=number) for number in range(len(images))]
+    growing = (grower or CachedGrower)(policy, images, prompts, settings)
+    embeddings = scorer.encode_images(images)
+    for depth in range(settings.max_sentences):
+        candidates = _scored(policy, growing.grow(nodes), nodes, embeddings, scorer, settings)
+        for node, ends in candidates:
+            if ends:
+                trees[node.tree].finished.append(node)
+        alive = [node for node, ends in candidates if not ends]
+        nodes = [node for tree in range(len(images)) for node in _kept([n for n in alive if n.tree == tree], settings)]
+        if not nodes or depth == settings.max_sentences - 1:
+            break
+        nodes = growing.keep(nodes)
+    for node in nodes:
+        trees[node.tree].unfinished.append(node)
+    return trees
+
+
+def cumulative(node: Node, aggregate: str) -> float:
+    """A response's reward: the sum over its sentences (paper), or their mean (released code)."""
+    total = sum(sentence.reward for sentence in node.sentences)
+    return total if aggregate == "sum" else total / max(1, len(node.sentences))
+
+
+def best_and_worst(tree: Tree, aggregate: str) -> tuple[Node, Node] | None:
+    """The responses with the highest and lowest cumulative reward; None if all responses are equal in reward or there are none."""
+    ranked = sorted((node for node in tree.responses() if node.sentences), key=lambda node: cumulative(node, aggregate))
+    if not ranked or cumulative(ranked[0], aggregate) == cumulative(ranked[-1], aggregate):
+        return None
+    return ranked[-1], ranked[0]
+
+
+class CachedGrower:
+    """Grows sentences from nodes whose caches are rows of one decoder: nothing that was computed is computed again."""
+
+    def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: Settings):
+        self.settings = settings
+        self.stops = full_stops(policy)
+        suffixes = [policy.suffix(prompt) for prompt in prompts]
+        with torch.inference_mode():
+            self.decoder = Decoder(policy, images, range(len(images)), suffixes)
+
+    @torch.inference_mode()
+    def grow(self, nodes: Sequence[Node]) -> list[list[Growth]]:
+        """The distinct candidate sentences of each node; node i is row i of the decoder."""
+        self.decoder.repeat(self.settings.candidates)
+        return grow_sentences(self.decoder, len(nodes), self.settings, self.stops)
+
+    def keep(self, nodes: Sequence[Node]) -> list[Node]:
+        """Keep the caches of these nodes alone; returns the nodes with their new rows."""
+        with torch.inference_mode():
+            self.decoder.select(torch.tensor([node.row for node in nodes]))
+        return [Node(node.tree, node.sentences, row) for row, node in enumerate(nodes)]
+
+
+def full_stops(policy: Policy) -> list[int]:
+    """Ids of the tokens that end a sentence: those that are "." by themselves."""
+    ids = {policy.tokenizer.convert_tokens_to_ids("."), policy.tokenizer("a.", add_special_tokens=False).input_ids[-1]}
+    return sorted(token for token in ids if token is not None and policy.text([token]) == ".")
+
+
+def grow_sentences(decoder: Decoder, nodes: int, settings: Settings, stops: Sequence[int]) -> list[list[Growth]]:
+    """Group beam search with beams of one: each node has `candidates` adjacent rows, which choose in turn at every step.
+
+    Leaves each row's cache at the end of its sentence. Rows that end stand still while others go on.
+    """
+    groups, rows = settings.candidates, decoder.rows
+    stop = torch.zeros(decoder.logits.shape[-1], dtype=torch.bool, device=decoder.logits.device)
+    stop[list(stops)] = True
+    active = torch.ones(rows, dtype=torch.bool, device=decoder.logits.device)
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, log-probs, whether the row wrote: (rows,) each
+    ends = torch.zeros_like(active)  # EOS was chosen
+    for _ in range(settings.max_sentence_tokens):
+        logps = decoder.logits.log_softmax(-1)
+        tokens = _diverse(logps, active, nodes, groups, settings.diversity_penalty)
+        over = active & (tokens == decoder.policy.eos)
+        ends |= over
+        writes = active & ~over
+        steps.append((tokens, logps.gather(-1, tokens[:, None])[:, 0], writes))
+        if writes.any():
+            decoder.feed(tokens, writes)
+        active = writes & ~stop[tokens]
+        if not active.any():
+            break
+    tokens, logps, writes = (torch.stack(part, -1).cpu() for part in zip(*steps, strict=True))  # (rows, steps)
+    grown: list[list[Growth]] = []
+    for node in range(nodes):
+        distinct: dict[tuple, Growth] = {}
+        for row in range(node * groups, (node + 1) * groups):
+            ids = tokens[row][writes[row]].tolist()
+            growth = Growth(ids, logps[row][writes[row]].tolist(), bool(ends[row]), row)
+            distinct.setdefault((*ids, growth.ends_response), growth)
+        grown.append(list(distinct.values()))
+    return grown
+
+
+def _diverse(logps: Tensor, active: Tensor, nodes: int, groups: int, penalty: float) -> Tensor:
+    """Each row's token: the most likely after `penalty` for every earlier, still writing group of its node that chose it now."""
+    logps, active = logps.view(nodes, groups, -1), active.view(nodes, groups)
+    taken = torch.zeros_like(logps[:, 0])  # (nodes, vocabulary)
+    chosen = []
+    for group in range(groups):
+        tokens = (logps[:, group] - penalty * taken).argmax(-1, keepdim=True)
+        taken = taken.scatter_add(-1, tokens, active[:, group, None].to(taken.dtype))
+        chosen.append(tokens)
+    return torch.cat(chosen, -1).view(-1)
+
+
+def _scored(
+    policy: Policy,
+    grown: Sequence[Sequence[Growth]],
+    nodes: Sequence[Node],
+    embeddings: Tensor,
+    scorer: ImageTextScorer,
+    settings: Settings,
+) -> list[tuple[Node, bool]]:
+    """Children of all nodes with their sentences' rewards, and whether they end the response."""
+    texts = [[policy.text(growth.tokens) for growth in siblings] for siblings in grown]
+    wanted = [(node.tree, text) for node, row in zip(nodes, texts, strict=True) for text in row if text]
+    cosines = {}
+    if wanted:
+        trees = torch.tensor([tree for tree, _ in wanted])
+        values = (embeddings[trees] * scorer.encode_texts([text for _, text in wanted])).sum(-1).tolist()
+        cosines = dict(zip(wanted, values, strict=True))
+    children = []
+    for node, siblings, row in zip(nodes, grown, texts, strict=True):
+        written = [(growth, text) for growth, text in zip(siblings, row, strict=True) if text]
+        relevance = [image_relevance(cosines[node.tree, text], settings.image_scale) for _, text in written]
+        language = [language_score(growth.logps) for growth, _ in written]
+        parts = (ranks(relevance), ranks(language)) if settings.reward == "rank" else (relevance, language)
+        rewards = [calibrated(image, words, settings.lambda_) for image, words in zip(*parts, strict=True)]
+        for (growth, text), r_i, r_t, reward in zip(written, relevance, language, rewards, strict=True):
+            sentence = Sentence(growth.tokens, text, r_t, r_i, reward)
+            children.append((Node(node.tree, (*node.sentences, sentence), growth.row), growth.ends_response))
+        if any(growth.ends_response and not text for growth, text in zip(siblings, row, strict=True)):
+            children.append((node, True))
+    return children
+
+
+def _kept(nodes: Sequence[Node], settings: Settings) -> list[Node]:
+    """The nodes with the top and bottom last sentences, by R or by R_T; all of them if they are few."""
+    ranked = sorted(
+        nodes, key=lambda node: node.sentences[-1].reward if settings.prune_by == "R" else node.sentences[-1].language, reverse=True
+    )
+    if len(ranked) <= settings.keep_top + settings.keep_bottom:
+        return ranked
+    return ranked[: settings.keep_top] + ranked[len(ranked) - settings.keep_bottom :]
