@@ -1,0 +1,87 @@
+"""Run a stage: `python -m lookagain.launch STAGE [ARGUMENTS]` calls `main(*ARGUMENTS)` of stages/STAGE.py.
+
+With ACCELERATE_CONFIG set to a file (configs/accelerate/), the stage runs under `accelerate launch` with that config: the
+variable, not a param, names the hardware, so that another machine does not invalidate the cache. An error that its user can mend
+ends with one line and exit code 1; any other keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from lookagain.images import ImageError
+from lookagain.params import ParamsError, load_params
+from lookagain.records import RecordError
+from lookagain.runtime import StageError, read_accelerate_config
+
+MENDABLE = (ParamsError, RecordError, ImageError, StageError)
+LAUNCHED = "LOOKAGAIN_LAUNCHED"  # set for the processes that Accelerate starts, so that they do not start others
+
+
+def main(arguments: list[str]) -> int:
+    """Run one stage; returns the exit code."""
+    try:
+        load_params()  # before any model loads, and before several processes would each complain
+        config = os.environ.get("ACCELERATE_CONFIG", "")
+        set_environment(read_accelerate_config(config) if config else {})
+        if config and LAUNCHED not in os.environ:
+            command = [
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                "--config_file",
+                str(config),
+                "-m",
+                "lookagain.launch",
+            ]
+            os.environ[LAUNCHED] = "1"
+            sys.stdout.flush()
+            os.execv(command[0], [*command, *arguments])
+        run(arguments)
+    except MENDABLE as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(arguments: list[str]) -> None:
+    """Call a stage's `main` in this process. Raises StageError for an unknown stage or a wrong number of arguments."""
+    known = sorted(path.stem for path in Path("stages").glob("*.py") if path.stem != "__init__")
+    if not arguments or arguments[0] not in known:
+        raise StageError(f"no stage {' '.join(arguments[:1])!r} in {Path.cwd() / 'stages'}; stages: {', '.join(known)}")
+    stage_main = runpy.run_path(str(Path("stages") / f"{arguments[0]}.py"), run_name=f"stages.{arguments[0]}")["main"]
+    signature = inspect.signature(stage_main)
+    try:
+        signature.bind(*arguments[1:])
+    except TypeError as error:
+        raise StageError(f"stage {arguments[0]} takes {signature}: {error}") from error
+    stage_main(*arguments[1:])
+
+
+def set_environment(config: dict) -> None:
+    """Settings that libraries read once, when they load; what the user set is kept."""
+    processes = max(1, config.get("num_processes", 1) // config.get("num_machines", 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    defaults = {
+        "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread that spins takes the core of one that works
+        "OMP_NUM_THREADS": str(max(1, cores // processes)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if config.get("use_cpu"):  # the launcher passes it on to a single process only
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,263 @@
+"""What every stage needs around its work: one lock, the processes Accelerate started, and a place to go on from after a kill.
+
+A stage's results must not depend on the number of processes: whole batches are dealt out, and gathered in order. Only stages use
+this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lookagain.records import atomic_write
+
+
+class StageError(RuntimeError):
+    """A stage that cannot start or go on, for a reason that its user can mend: the message says which and how."""
+
+
+@dataclass
+class Run:
+    """One running stage, as one of its processes sees it."""
+
+    stage: str
+    index: int  # of this process, 0 is the main one
+    world_size: int
+    resume_folder: Path  # survives a kill, is deleted when the stage ends well
+    _labels: set[str] = field(default_factory=set)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the outputs."""
+        return self.index == 0
+
+    @property
+    def device(self) -> str:
+        """Where this process puts its model: "cpu" or "cuda:<n>"."""
+        if self.world_size > 1:
+            from accelerate import PartialState
+
+            device = PartialState().device
+            return "cpu" if device.type == "cpu" else str(device)
+        import torch
+
+        return "cuda:0" if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true" else "cpu"
+
+    def wait(self) -> None:
+        """Return when every process has come this far."""
+        if self.world_size > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
+    def map_batches(
+        self, batches: Sequence[Sequence[Any]], work: Callable[[Sequence[Any]], list[Any]], label: str = "batches"
+    ) -> list[Any]:
+        """One JSON-able result per item, in the items' order, the same on every process.
+
+        Whole batches are dealt out to the processes; each finished one is kept in the resume folder under its items' ids, and
+        is not computed again after a kill. `label` names the progress bar and may be used once a stage.
+        """
+        if label in self._labels:
+            raise ValueError(f"map_batches was called twice with label {label!r}: their kept results would mix")
+        self._labels.add(label)
+        folder = self.resume_folder / label
+        folder.mkdir(parents=True, exist_ok=True)
+        mine: dict[int, list[Any]] = {}
+        with self._progress() as progress:
+            task = progress.add_task(label, total=sum(map(len, batches))) if progress else None
+            for number in range(self.index, len(batches), self.world_size):
+                mine[number] = _kept(folder, batches[number], work)
+                if progress:  # the other processes are about as far
+                    progress.advance(task, sum(map(len, batches[number : number + self.world_size])))
+        done = self._gather(mine)
+        return [result for number in range(len(batches)) for result in done[number]]
+
+    def _gather(self, mine: dict[int, list[Any]]) -> dict[int, list[Any]]:
+        if self.world_size == 1:
+            return mine
+        from accelerate.utils import gather_object
+
+        return {number: results for part in gather_object([mine]) for number, results in part.items()}
+
+    def _progress(self) -> Any:
+        """A progress bar on standard error in the main process, nothing in the others."""
+        if not self.is_main:
+            return nullcontext()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        return Progress(*columns, console=Console(stderr=True))
+
+
+@contextmanager
+def stage(name: str, params: Any, inputs: Sequence[Path | str] = ()) -> Iterator[Run]:
+    """Run a stage's work, alone of its name in this working tree.
+
+    `params` (dataclasses, mappings, plain values) and the content of `inputs` (files and folders) decide, with the code, which
+    resume folder is used. Raises StageError if an input is missing, another process runs this stage, or the number of processes
+    is not what the Accelerate config asks for.
+    """
+    index, world_size = _processes()
+    if missing := [str(path) for path in inputs if not Path(path).exists()]:
+        raise StageError(f"{name}: no {', '.join(missing)}; `dvc repro {name}` makes what a stage needs first")
+    folder = root() / ".resume" / name / fingerprint(name, params, inputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(Path(".resume") / f"{name}.lock", name, index), _alone(folder, index):
+        run = Run(name, index, world_size, folder)
+        run.wait()
+        yield run
+        run.wait()
+        if run.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def root() -> Path:
+    """The repository's root: where DVC was called, also for a stage that it runs in a temporary copy (`dvc exp run --temp`)."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+def fingerprint(name: str, params: Any, inputs: Sequence[Path | str]) -> str:
+    """A hash of all that a stage's results depend on: its params without `runtime`, its inputs' content, and the code."""
+    plain = json.loads(json.dumps(params, default=dataclasses.asdict, sort_keys=True))
+    if isinstance(plain, dict):
+        plain.pop("runtime", None)
+    digest = hashlib.sha256(json.dumps([name, plain], sort_keys=True).encode())
+    code = [Path("stages") / f"{name.partition('@')[0]}.py", *Path("lookagain").rglob("*.py")]
+    for path in sorted({file for entry in [*map(Path, inputs), *code] for file in _files(entry)}):
+        digest.update(f"{path.as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def check_processes(config: Path | str, world_size: int) -> None:
+    """Raise StageError if an Accelerate config asks for another number of processes than there are.
+
+    Accelerate itself lets this pass: MULTI_CPU with num_processes: 2 runs one process.
+    """
+    wanted = read_accelerate_config(config).get("num_processes", 1)
+    if wanted != world_size:
+        raise StageError(
+            f"ACCELERATE_CONFIG = {config} asks for num_processes: {wanted}, but {world_size} started; on CPUs use "
+            "distributed_type: MULTI_GPU with use_cpu: true, as configs/accelerate/cpu-2.yaml does"
+        )
+
+
+def read_accelerate_config(path: Path | str) -> dict[str, Any]:
+    """An Accelerate config file as a mapping. Raises StageError if it is missing or no YAML mapping."""
+    if not Path(path).is_file():
+        raise StageError(f"ACCELERATE_CONFIG = {path}: no such file; configs/accelerate/ holds {_names('configs/accelerate')}")
+    try:
+        config = YAML(typ="safe", pure=True).load(Path(path).read_text())
+    except YAMLError as error:
+        raise StageError(f"ACCELERATE_CONFIG = {path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise StageError(f"ACCELERATE_CONFIG = {path} must hold an Accelerate config, got {config!r}")
+    return config
+
+
+def _names(folder: str) -> str:
+    return ", ".join(sorted(path.name for path in Path(folder).glob("*.yaml"))) or "nothing"
+
+
+def _processes() -> tuple[int, int]:
+    """This process's index and the number of processes; connects them if they are several."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if config := os.environ.get("ACCELERATE_CONFIG"):
+        check_processes(config, world_size)
+    if world_size == 1:
+        return 0, 1
+    from accelerate import PartialState
+
+    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
+    if state.num_processes != world_size:
+        raise StageError(f"{world_size} processes started, {state.num_processes} are connected")
+    return state.process_index, state.num_processes
+
+
+@contextmanager
+def _locked(path: Path, name: str, index: int) -> Iterator[None]:
+    """Hold a file lock (the system frees it when the process ends, however it ends); the main process alone takes it."""
+    if index > 0:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        if not _try_lock(file):
+            process = _holder(file)
+            raise StageError(f"{name} is already running here as process {process}: wait until it ends, or `kill {process}`")
+        yield
+
+
+@contextmanager
+def _alone(folder: Path, index: int) -> Iterator[None]:
+    """Wait while the same work is being done in another copy of the repository (experiments side by side)."""
+    if index > 0:
+        yield
+        return
+    with folder.with_suffix(".lock").open("a+") as file:
+        if not _try_lock(file):
+            print(f"waiting for process {_holder(file)}, which does the same work", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _sign(file)
+            folder.mkdir(parents=True, exist_ok=True)  # deleted by the one that went before
+        yield
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    _sign(file)
+    return True
+
+
+def _sign(file: TextIO) -> None:
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip() or "?"
+
+
+def _kept(folder: Path, batch: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+    """A batch's results: read if an earlier run finished it, else worked out and kept."""
+    ids = [item.id for item in batch]
+    path = folder / f"{hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:24]}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    results = work(batch)
+    if len(results) != len(batch):
+        raise ValueError(f"{len(results)} results for a batch of {len(batch)} items ({ids[0]}, ...)")
+    text = json.dumps(results)
+    with atomic_write(path) as file:
+        file.write(text)
+    return json.loads(text)  # what a resumed run would read
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path] if path.is_file() else []
