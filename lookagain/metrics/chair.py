@@ -29,11 +29,13 @@ from lookagain.records import RecordError
 # Category -> the other words that name it, beside its own name.
 SYNONYMS: dict[str, str] = {
     # people
-    "person": """girl, boy, man, woman, kid, child, chef, baker, people, adult, rider, children, baby, worker, passenger, sister,
+    "person": """
+        girl, boy, man, woman, kid, child, chef, baker, people, adult, rider, children, baby, worker, passenger, sister,
         biker, policeman, cop, officer, lady, cowboy, bride, groom, male, female, guy, traveler, mother, father, gentleman,
-        pitcher, player, skier, snowboarder, skater, skateboarder, foreigner, caller, offender, coworker, trespasser, patient,
-        politician, soldier, grandchild, serviceman, walker, drinker, doctor, bicyclist, thief, buyer, teenager, student, camper,
-        driver, solider, hunter, shopper, villager""",
+        pitcher, player, skier, snowboarder, skater, skateboarder, foreigner, caller, offender, coworker, trespasser,
+        patient, politician, soldier, grandchild, serviceman, walker, drinker, doctor, bicyclist, thief, buyer, teenager,
+        student, camper, driver, solider, hunter, shopper, villager
+    """,
     # vehicles
     "bicycle": "bike, unicycle, minibike, trike",
     "car": "automobile, van, minivan, sedan, suv, hatchback, cab, jeep, coupe, taxicab, limo, taxi",
@@ -42,9 +44,11 @@ SYNONYMS: dict[str, str] = {
     "bus": "minibus, trolley",
     "train": "locomotive, tramway, caboose",
     "truck": "pickup, lorry, hauler, firetruck",
-    "boat": """ship, liner, sailboat, motorboat, dinghy, powerboat, speedboat, canoe, skiff, yacht, kayak, catamaran, pontoon,
+    "boat": """
+        ship, liner, sailboat, motorboat, dinghy, powerboat, speedboat, canoe, skiff, yacht, kayak, catamaran, pontoon,
         houseboat, vessel, rowboat, trawler, ferryboat, watercraft, tugboat, schooner, barge, ferry, sailboard, paddleboat,
-        lifeboat, freighter, steamboat, riverboat, battleship, steamship""",
+        lifeboat, freighter, steamboat, riverboat, battleship, steamship
+    """,
     # the street
     "traffic light": "street light, traffic signal, stop light, streetlight, stoplight",
     "fire hydrant": "hydrant",
@@ -52,15 +56,19 @@ SYNONYMS: dict[str, str] = {
     "parking meter": "",
     "bench": "pew",
     # animals
-    "bird": """ostrich, owl, seagull, goose, duck, parakeet, falcon, robin, pelican, waterfowl, heron, hummingbird, mallard, finch,
-        pigeon, sparrow, seabird, osprey, blackbird, fowl, shorebird, woodpecker, egret, chickadee, quail, bluebird, kingfisher,
-        buzzard, willet, gull, swan, bluejay, flamingo, cormorant, parrot, loon, gosling, waterbird, pheasant, rooster,
-        sandpiper, crow, raven, turkey, oriole, cowbird, warbler, magpie, peacock, cockatiel, lorikeet, puffin, vulture, condor,
-        macaw, peafowl, cockatoo, songbird""",
+    "bird": """
+        ostrich, owl, seagull, goose, duck, parakeet, falcon, robin, pelican, waterfowl, heron, hummingbird, mallard, finch,
+        pigeon, sparrow, seabird, osprey, blackbird, fowl, shorebird, woodpecker, egret, chickadee, quail, bluebird,
+        kingfisher, buzzard, willet, gull, swan, bluejay, flamingo, cormorant, parrot, loon, gosling, waterbird, pheasant,
+        rooster, sandpiper, crow, raven, turkey, oriole, cowbird, warbler, magpie, peacock, cockatiel, lorikeet, puffin,
+        vulture, condor, macaw, peafowl, cockatoo, songbird
+    """,
     "cat": "kitten, feline, tabby",
-    "dog": """puppy, beagle, pup, chihuahua, schnauzer, dachshund, rottweiler, canine, pitbull, collie, pug, terrier, poodle,
-        labrador, doggie, doberman, mutt, doggy, spaniel, bulldog, sheepdog, weimaraner, corgi, cocker, greyhound, retriever,
-        brindle, hound, whippet, husky""",
+    "dog": """
+        puppy, beagle, pup, chihuahua, schnauzer, dachshund, rottweiler, canine, pitbull, collie, pug, terrier, poodle,
+        labrador, doggie, doberman, mutt, doggy, spaniel, bulldog, sheepdog, weimaraner, corgi, cocker, greyhound,
+        retriever, brindle, hound, whippet, husky
+    """,
     "horse": "colt, pony, racehorse, stallion, equine, mare, foal, palomino, mustang, clydesdale, bronc, bronco",
     "sheep": "lamb, ram, goat, ewe",
     "cow": "cattle, oxen, ox, calf, holstein, heifer, buffalo, bull, zebu, bison",
@@ -131,7 +139,7 @@ SYNONYMS: dict[str, str] = {
 }
 
 # Two words that are read as one; as a value, the word they stand for ("" names nothing).
-ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()
+ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
 DOUBLE_WORDS: dict[str, str] = {
     **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS},
     **{f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")},
@@ -269,7 +277,7 @@ def truncate(captions: Mapping[str, str], mean_words: float) -> dict[str, str]:
 
     With a cut at k words, the mean lies under the target and with k + 1 over it; so some captions, drawn by the hash of their
     image id, keep one word more: the total is within half a word of the target. Shorter captions stay whole, and if the target
-    exceeds the captions' own mean, nothing is cut. The control of a model is the base's captions cut to the model's mean length.
+    exceeds the captions' own mean, nothing is cut. A model's control is the base's captions cut to the model's mean length.
     """
     lengths = {image: len(caption.split()) for image, caption in captions.items()}
     target = min(round(mean_words * len(captions)), sum(lengths.values()))

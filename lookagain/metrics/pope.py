@@ -1,7 +1,7 @@
 """POPE (Li et al., 2023): yes/no questions about objects; the official files, answer rule and scores.
 
 Files are JSON lines {"question_id", "image", "text", "label"}, one file for each way of drawing the absent objects. Answers are
-read as the official script reads them, its quirks included: "NO" is no word of its list and counts as yes, as an empty answer does.
+read as the official script reads them, its quirks included: "NO" is not on its list and counts as yes, as an empty answer does.
 Deviation: none in the scores; the yes rate is that of the predictions (the official "yes ratio"), never of the labels.
 """
 
@@ -26,6 +26,8 @@ class PopeError(RecordError):
 
 @dataclass(frozen=True)
 class Item:
+    """One question of a POPE file."""
+
     question_id: str
     image: str  # COCO's file name
     text: str

@@ -1,0 +1,156 @@
+"""Answers questions with a policy: each distinct one once, an image's together, and never one that was answered before.
+
+The cache is one append-only file for each policy (named by the fingerprint of its weights); its keys hash everything else that
+an answer depends on. So a longer benchmark list computes the missing answers only, and changed weights never meet old answers.
+Describe-and-respond (DaR, STIC section 4) describes each image once, and puts the description before every question about it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from lookagain import decoder, generation, policy, seeds
+from lookagain.generation import Decoding, Request
+from lookagain.prompts import infuse
+
+POPE_MAX_NEW_TOKENS = 128  # the papers' limit for short answers
+
+Respond = Callable[[Sequence[Request], Decoding], list[str]]  # one batch -> its responses
+MapBatches = Callable[[Sequence[Sequence[Request]], Callable[[Sequence[Request]], list[str]], str], list[str]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is shown and asked, and how the answer is drawn."""
+
+    image_id: str
+    text: str
+    decoding: Decoding
+
+
+def decoding_of(benchmark: str, description_tokens: int) -> Decoding:
+    """How a benchmark's answers are drawn: greedy as in the papers, but chair_sampled at T = 1 from the whole distribution."""
+    tokens = POPE_MAX_NEW_TOKENS if benchmark == "pope" else description_tokens
+    return Decoding(temperature=1.0 if benchmark == "chair_sampled" else 0.0, top_p=1.0, max_new_tokens=tokens)
+
+
+def code_version(dtype: str) -> str:
+    """A hash of the code that turns prompts into answers, and of its dtype, so that a cache never outlives a change of them."""
+    digest = hashlib.sha256(dtype.encode())
+    for module in (decoder, generation, policy, seeds):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    for package in ("torch", "transformers"):
+        digest.update(version(package).encode())
+    return digest.hexdigest()[:16]
+
+
+class AnswerCache:
+    """Responses by key in an append-only JSONL file; a line that a kill tore is ignored."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.responses: dict[str, str] = {}
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            self.responses[entry["key"]] = entry["response"]
+        except (ValueError, TypeError, KeyError):
+            pass  # torn by a kill, or blank: its answer is computed again
+
+    def add(self, responses: dict[str, str], write: bool) -> None:
+        """Remember responses, and append them to the file if `write` (one process does)."""
+        self.responses |= responses
+        if not (write and responses):
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps({"key": key, "response": text}) + "\n" for key, text in responses.items())
+        with self.path.open("ab", buffering=0) as file:
+            # A torn line has no end: a newline first, so that it does not swallow the next answer.
+            file.write(("\n" + lines).encode() if file.tell() else lines.encode())
+            os.fsync(file.fileno())
+
+
+@dataclass
+class Engine:
+    """A policy that can be asked. Counts what it took from the cache and what it computed."""
+
+    respond: Respond
+    map_batches: MapBatches
+    image_sha256: Callable[[str], str]  # image id -> hash of its bytes
+    cache: AnswerCache
+    seed: int
+    batch_size: int
+    version: str = ""  # whatever else answers depend on: the generating code, the dtype
+    write: bool = True  # whether this process appends to the cache
+    cached: int = field(default=0, init=False)
+    computed: int = field(default=0, init=False)
+
+    def key(self, prompt: Prompt) -> str:
+        """The hash of all that an answer depends on beside the weights. It is also the request's id, from which a sampled
+        answer's random draws come: equal questions have equal answers."""
+        content = [
+            prompt.text,
+            self.image_sha256(prompt.image_id),
+            dataclasses.asdict(prompt.decoding),
+            self.seed,
+            self.version,
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def answer(self, prompts: Sequence[Prompt], label: str) -> list[str]:
+        """The responses to prompts, in order. `label` names the progress bar; a stage uses each label once."""
+        keys = [self.key(prompt) for prompt in prompts]
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self.cache.responses}
+        batches = make_batches(missing, self.batch_size)
+
+        def work(batch: Sequence[Request]) -> list[str]:
+            return self.respond(batch, missing[batch[0].id].decoding)
+
+        responses = self.map_batches(batches, work, label)
+        asked = [request.id for batch in batches for request in batch]
+        self.cache.add(dict(zip(asked, responses, strict=True)), self.write)
+        self.computed += len(missing)
+        self.cached += len(set(keys)) - len(missing)
+        return [self.cache.responses[key] for key in keys]
+
+    def describe(self, prompts: Sequence[Prompt], prompt: str, decoding: Decoding, label: str) -> list[Prompt]:
+        """DaR: the prompts, each with the policy's own description of its image before it."""
+        images = sorted({asked.image_id for asked in prompts})
+        descriptions = dict(zip(images, self.answer([Prompt(image, prompt, decoding) for image in images], label), strict=True))
+        return [dataclasses.replace(asked, text=infuse(descriptions[asked.image_id], asked.text)) for asked in prompts]
+
+
+def make_batches(prompts: dict[str, Prompt], batch_size: int) -> list[list[Request]]:
+    """Batches of one decoding each, from prompts by key.
+
+    An image's prompts stand together, as a batch encodes each of its images once; images stand by their longest prompt, so that
+    a batch pads little. The order of `prompts` is irrelevant.
+    """
+    groups: dict[Decoding, list[str]] = {}
+    longest: dict[tuple[Decoding, str], int] = {}
+    for key, prompt in prompts.items():
+        groups.setdefault(prompt.decoding, []).append(key)
+        place = prompt.decoding, prompt.image_id
+        longest[place] = max(longest.get(place, 0), len(prompt.text))
+
+    def order(key: str) -> tuple[int, str, int, str]:
+        prompt = prompts[key]
+        return longest[prompt.decoding, prompt.image_id], prompt.image_id, len(prompt.text), key
+
+    batches = []
+    for decoding in sorted(groups, key=dataclasses.astuple):
+        keys = sorted(groups[decoding], key=order)
+        requests = [Request(id=key, image_id=prompts[key].image_id, prompt=prompts[key].text) for key in keys]
+        batches += [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
+    return batches

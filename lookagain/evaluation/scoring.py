@@ -1,0 +1,200 @@
+"""A model's metrics from its answers: POPE and CHAIR with standard errors, the truncation control, and paired tests.
+
+Keys are `benchmark/split/metric`. Errors are bootstrapped over images. A test against another model on the same questions adds
+`<metric>_vs_<other>` (difference in the metric's unit, with its paired bootstrap error) and `<metric>_p_vs_<other>` (paired
+bootstrap); for POPE's accuracy the p-value is McNemar's exact one, under `p_vs_<other>`.
+The truncation control is the base's captions cut to this model's mean length, what shorter captions alone would give; CHAIR is
+tested against it too (`_vs_truncated_base`). Its cut is held fixed in the bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookagain import stats
+from lookagain.evaluation.questions import CHAIR_BENCHMARKS, CHAIR_SPLIT, Annotations
+from lookagain.metrics import chair, pope
+from lookagain.records import Answer, Metric, Question, RecordError
+
+POPE_TESTED = ("accuracy", "f1")
+CHAIR_TESTED = ("chair_s", "chair_i", "recall")
+CHAIR_CONTROL = ("chair_s", "chair_i", "recall")
+IS_BASE = "this is the base"
+
+Score = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How many resamples of the images, drawn from which seed."""
+
+    resamples: int
+    seed: int
+
+
+def score_answer(question: Question, response: str) -> float | None:
+    """1 or 0 for a POPE answer; None where an answer alone has no score (CHAIR's is a ratio over all)."""
+    return float(pope.is_correct(response, question.reference)) if question.benchmark == "pope" else None
+
+
+def score_model(
+    annotations: Annotations,
+    answers: Sequence[Answer],
+    base: Sequence[Answer] | None,
+    parent: Sequence[Answer] | None,
+    bootstrap: Bootstrap,
+) -> dict[str, Metric]:
+    """All metrics of one model. `base` is None for the base itself; `parent` is None for a model without a predecessor.
+
+    Raises RecordError if a model's answers are not those to the annotations' questions.
+    """
+    mine = responses_by_question(annotations, answers, "this model")
+    others = {"base": responses_by_question(annotations, base, "base")} if base is not None else {}
+    if parent is not None:
+        others["parent"] = responses_by_question(annotations, parent, "parent")
+    metrics: dict[str, Metric] = {}
+    for split in pope.SPLITS:
+        metrics |= _pope(annotations, split, mine, others, bootstrap)
+    for benchmark in CHAIR_BENCHMARKS:
+        metrics |= _chair(annotations, benchmark, mine, others, bootstrap)
+    if base is None:
+        metrics |= _nulls_of_base()
+    return metrics | _novel_sprites(annotations, mine, bootstrap)
+
+
+Responses = dict[tuple[str, str, str], str]  # (benchmark, split, question id) -> response
+
+
+def responses_by_question(annotations: Annotations, answers: Sequence[Answer], who: str) -> Responses:
+    """Responses by question. Raises RecordError unless the answers are exactly those to the annotations' questions."""
+    responses = {(answer.benchmark, answer.split, answer.id): answer.response for answer in answers}
+    wanted = {(question.benchmark, question.split, question.id) for question in annotations.questions}
+    if len(responses) != len(answers) or responses.keys() != wanted:
+        raise RecordError(
+            f"the answers of {who} ({len(answers)}) are not those to the {len(wanted)} questions of this benchmark folder: "
+            "run its evaluate stage again"
+        )
+    return responses
+
+
+def _pope(
+    annotations: Annotations, split: str, mine: Responses, others: dict[str, Responses], bootstrap: Bootstrap
+) -> dict[str, Metric]:
+    """One POPE file: scores, differences, and McNemar on the accuracy."""
+    questions = [question for question in annotations.questions if (question.benchmark, question.split) == ("pope", split)]
+    counts = {who: pope_counts(questions, responses) for who, responses in {"": mine, **others}.items()}
+    metrics = measure(f"pope/{split}", pope.METRICS, pope.score, counts, POPE_TESTED, len(questions), bootstrap)
+    correct = [score_answer(question, mine["pope", split, question.id]) or 0.0 for question in questions]
+    for who, responses in others.items():
+        theirs = [score_answer(question, responses["pope", split, question.id]) or 0.0 for question in questions]
+        del metrics[f"pope/{split}/accuracy_p_vs_{who}"]
+        metrics[f"pope/{split}/p_vs_{who}"] = Metric(_round(stats.mcnemar(correct, theirs)), n=len(questions))
+    return metrics
+
+
+def pope_counts(questions: Sequence[Question], responses: Responses) -> np.ndarray:
+    """Confusion counts by image (images, 4), images sorted."""
+    rows = {image: row for row, image in enumerate(sorted({question.image_id for question in questions}))}
+    counts = np.zeros((len(rows), 4))
+    for question in questions:
+        response = responses[question.benchmark, question.split, question.id]
+        counts[rows[question.image_id]] += pope.confusion(response, question.reference)
+    return counts
+
+
+def _chair(
+    annotations: Annotations, benchmark: str, mine: Responses, others: dict[str, Responses], bootstrap: Bootstrap
+) -> dict[str, Metric]:
+    """Descriptions of one decoding: CHAIR, differences, and the base cut to the same length."""
+    captions = {who: captions_of(annotations, benchmark, responses) for who, responses in {"": mine, **others}.items()}
+    counts = {who: chair_counts(annotations, texts) for who, texts in captions.items()}
+    metrics: dict[str, Metric] = {}
+    if "base" in captions:
+        length = float(chair.score(counts[""].sum(0))["length"])
+        control = chair_counts(annotations, chair.truncate(captions["base"], length))
+        name = f"{benchmark}/truncated_base"
+        metrics |= measure(name, CHAIR_CONTROL, chair.score, {"": control}, (), len(control), bootstrap)
+        counts["truncated_base"] = control
+    n = len(annotations.objects)
+    return measure(benchmark, chair.METRICS, chair.score, counts, CHAIR_TESTED, n, bootstrap) | metrics
+
+
+def captions_of(annotations: Annotations, benchmark: str, responses: Responses) -> dict[str, str]:
+    """A model's descriptions by image id."""
+    return {image: responses[benchmark, CHAIR_SPLIT, image] for image in sorted(annotations.objects)}
+
+
+def chair_counts(annotations: Annotations, captions: dict[str, str]) -> np.ndarray:
+    """CHAIR's counts by image (images, 8), images sorted."""
+    return np.array([chair.count(captions[image], annotations.objects[image]) for image in sorted(captions)])
+
+
+def measure(
+    prefix: str,
+    names: Sequence[str],
+    score: Score,
+    counts: dict[str, np.ndarray],
+    tested: Sequence[str],
+    n: int,
+    bootstrap: Bootstrap,
+) -> dict[str, Metric]:
+    """Metrics with bootstrap errors from counts by image: this model's first, under "", then those of models to test against.
+
+    All models are resampled together, so that the errors of differences are paired.
+    """
+    width = counts[""].shape[1]
+    sums = stats.resample(np.concatenate(list(counts.values()), axis=1), bootstrap.resamples, bootstrap.seed)
+    drawn = {who: score(sums[:, column * width : (column + 1) * width]) for column, who in enumerate(counts)}
+    value = {who: score(table.sum(0)) for who, table in counts.items()}
+    metrics = {f"{prefix}/{name}": Metric(_round(value[""][name]), _round(stats.spread(drawn[""][name])), n) for name in names}
+    for who in list(counts)[1:]:
+        for name in tested:
+            gap = stats.difference(float(value[""][name] - value[who][name]), drawn[""][name] - drawn[who][name])
+            metrics[f"{prefix}/{name}_vs_{who}"] = Metric(_round(gap.value), _round(gap.se), n)
+            metrics[f"{prefix}/{name}_p_vs_{who}"] = Metric(_round(gap.p), n=n)
+    return metrics
+
+
+def _nulls_of_base() -> dict[str, Metric]:
+    """The base's own entries where others have a comparison with it: null, with the reason."""
+    names = [f"{benchmark}/truncated_base/{name}" for benchmark in CHAIR_BENCHMARKS for name in CHAIR_CONTROL]
+    for prefix, tested in [(f"pope/{split}", POPE_TESTED) for split in pope.SPLITS] + [
+        (b, CHAIR_TESTED) for b in CHAIR_BENCHMARKS
+    ]:
+        names += [f"{prefix}/{name}_vs_base" for name in tested]
+        names += [f"{prefix}/p_vs_base" if name == "accuracy" else f"{prefix}/{name}_p_vs_base" for name in tested]
+    for benchmark in CHAIR_BENCHMARKS:
+        names += [f"{benchmark}/{name}_{kind}_truncated_base" for name in CHAIR_TESTED for kind in ("vs", "p_vs")]
+    return {name: Metric(None, reason=IS_BASE) for name in names}
+
+
+def _novel_sprites(annotations: Annotations, mine: Responses, bootstrap: Bootstrap) -> dict[str, Metric]:
+    """CHAIR and POPE on the images drawn with art that no training split uses; nothing where images have no such tag."""
+    if not annotations.art:
+        return {}
+    novel = {image for image, art in annotations.art.items() if art == "novel"}
+    names = [f"{benchmark}/novel_sprites/{name}" for benchmark in CHAIR_BENCHMARKS for name in CHAIR_CONTROL]
+    if not novel:
+        reason = "no image of this split is drawn with novel sprites"
+        return {name: Metric(None, reason=reason) for name in [*names, "pope/novel_sprites/accuracy"]}
+    metrics: dict[str, Metric] = {}
+    for benchmark in CHAIR_BENCHMARKS:
+        captions = captions_of(annotations, benchmark, mine)
+        counts = chair_counts(annotations, {image: text for image, text in captions.items() if image in novel})
+        metrics |= measure(f"{benchmark}/novel_sprites", CHAIR_CONTROL, chair.score, {"": counts}, (), len(counts), bootstrap)
+    # A question that several files share counts once.
+    asked = {(q.image_id, q.prompt): q for q in annotations.questions if q.benchmark == "pope" and q.image_id in novel}
+    if not asked:
+        return metrics | {
+            "pope/novel_sprites/accuracy": Metric(None, reason="no POPE question is about an image with novel sprites")
+        }
+    counts = pope_counts(list(asked.values()), mine)
+    return metrics | measure("pope/novel_sprites", ("accuracy",), pope.score, {"": counts}, (), len(asked), bootstrap)
+
+
+def _round(value: float | np.ndarray) -> float:
+    """Six significant digits: enough for any table, and stable in a diff."""
+    return float(f"{float(value):.6g}")

@@ -1,0 +1,82 @@
+"""Evaluate one model on POPE and CHAIR: every question it has not answered yet, then scores, errors and paired tests.
+
+Run:    python -m lookagain.launch evaluate MODEL POLICY [--dar] [--parent MODEL]
+        MODEL names the outputs, POLICY the folder under models/; --dar describes before it responds (STIC section 4);
+        --parent is the model that paired tests are made against beside the base (CSR: the iteration before).
+Reads:  models/, data/benchmarks/<evaluate.split>/, data/answers/base.jsonl and that of the parent
+Writes: data/answers/MODEL.jsonl, reports/metrics/MODEL.json; keeps answers in .answers/ by the policy's fingerprint
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+from lookagain import runtime, tracking
+from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, code_version, decoding_of
+from lookagain.evaluation.questions import read_annotations
+from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
+from lookagain.generation import respond
+from lookagain.images import ImageStore
+from lookagain.params import flatten, load_params
+from lookagain.policy import load_policy, read_lineage
+from lookagain.records import Answer, read_records, write_metrics, write_records
+
+UNSCORED = "scored over all descriptions, not one by one"
+
+
+def main(model: str, policy: str, *options: str) -> None:
+    """Answer and score; the model is loaded only if an answer is missing."""
+    parser = argparse.ArgumentParser("evaluate")
+    parser.add_argument("--dar", action="store_true")
+    parser.add_argument("--parent")
+    chosen = parser.parse_args(options)
+    params = load_params()
+    benchmark = Path("data/benchmarks") / params.evaluate.split
+    earlier = {who: f"data/answers/{who}.jsonl" for who in ("base", chosen.parent) if who and model != "base"}
+    used = {"evaluate": params.evaluate, "seed": params.seed, "dtype": params.policy.dtype, "dar": chosen.dar}
+    inputs = [f"models/{policy}", benchmark, *earlier.values()]
+    with (
+        runtime.stage(f"evaluate@{model}", used, inputs) as run,
+        tracking.child(f"evaluate@{model}", flatten(params.evaluate, "evaluate."), enabled=run.is_main) as track,
+    ):
+        images = ImageStore(benchmark / "images", params.data.max_image_pixels)
+        chair = params.evaluate.chair
+        annotations = read_annotations(benchmark, params.evaluate.pope.suffix, chair.prompt, images)
+        lineage = read_lineage(f"models/{policy}")
+        load_image = functools.lru_cache(maxsize=256)(images.load)  # one object per image, so that a batch encodes it once
+
+        @functools.cache
+        def loaded():
+            return load_policy(f"models/{policy}", params.policy.dtype, run.device)
+
+        engine = Engine(
+            respond=lambda batch, decoding: respond(
+                loaded(), batch, lambda one: load_image(one.image_id), decoding, params.seed
+            ),
+            map_batches=run.map_batches,
+            image_sha256=functools.cache(lambda image_id: images.row(image_id)["sha256"]),
+            cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
+            seed=params.seed,
+            batch_size=params.runtime.batch_size,
+            version=code_version(params.policy.dtype),
+            write=run.is_main,
+        )
+        questions = annotations.questions
+        prompts = [Prompt(q.image_id, q.prompt, decoding_of(q.benchmark, chair.max_new_tokens)) for q in questions]
+        if chosen.dar:
+            prompts = engine.describe(prompts, chair.prompt, decoding_of("chair", chair.max_new_tokens), "descriptions")
+        answers = []
+        for question, prompt, response in zip(questions, prompts, engine.answer(prompts, "answers"), strict=True):
+            score = score_answer(question, response)
+            reason = UNSCORED if score is None else None
+            place = question.id, question.image_id, question.benchmark, question.split
+            answers.append(Answer(*place, lineage.fingerprint, prompt.text, response, score, reason))
+        others = {who: read_records(path, Answer) for who, path in earlier.items()}
+        bootstrap = Bootstrap(params.evaluate.bootstrap, params.seed)
+        metrics = score_model(annotations, answers, others.get("base"), others.get(chosen.parent), bootstrap)
+        if run.is_main:
+            write_records(f"data/answers/{model}.jsonl", answers)
+            write_metrics(f"reports/metrics/{model}.json", metrics)
+            print(f"{model}: {engine.computed} answers computed, {engine.cached} from the cache")
+            track.metrics({key: metric.value for key, metric in metrics.items() if metric.value is not None}, step=0)
+            track.file(f"reports/metrics/{model}.json")

@@ -1,0 +1,254 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lookagain.evaluation import engine, questions, scoring
+from lookagain.evaluation.engine import AnswerCache, Engine, Prompt
+from lookagain.generation import Decoding
+from lookagain.images import write_shards
+from lookagain.metrics import chair
+from lookagain.records import Answer, RecordError
+
+GREEDY = Decoding(temperature=0.0, top_p=1.0, max_new_tokens=8)
+SAMPLED = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=8)
+PROMPT = "Please describe this image in detail."
+
+
+class FakePolicy:
+    """Answers with what it was asked, and remembers its batches."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, requests, decoding):
+        self.batches.append([(request.image_id, request.prompt, decoding) for request in requests])
+        return [f"{request.image_id}|{request.prompt}|{decoding.temperature}" for request in requests]
+
+
+def map_batches(batches, work, label):
+    return [result for batch in batches for result in work(batch)]
+
+
+def make_engine(policy, path, **changes):
+    settings = {"seed": 0, "batch_size": 2, "image_sha256": lambda image: f"sha-{image}", "map_batches": map_batches}
+    return Engine(respond=policy, cache=AnswerCache(path), **(settings | changes))
+
+
+def test_each_distinct_question_is_asked_once_in_batches_of_one_decoding(tmp_path):
+    policy = FakePolicy()
+    asked = [
+        Prompt("a", "long question?", GREEDY),
+        Prompt("b", "q?", GREEDY),
+        Prompt("a", "q?", SAMPLED),
+        Prompt("b", "q?", GREEDY),
+    ]
+    asked += [Prompt("c", "q?", GREEDY)]
+    made = make_engine(policy, tmp_path / "f.jsonl")
+    responses = made.answer(asked, "answers")
+    assert responses == ["a|long question?|0.0", "b|q?|0.0", "a|q?|1.0", "b|q?|0.0", "c|q?|0.0"]
+    assert (made.cached, made.computed) == (0, 4)
+    assert all(len({decoding for *_, decoding in batch}) == 1 for batch in policy.batches)
+    greedy = [[(image, text) for image, text, _ in batch] for batch in policy.batches if batch[0][2] == GREEDY]
+    assert greedy == [[("b", "q?"), ("c", "q?")], [("a", "long question?")]]  # images by their longest prompt
+
+
+def test_only_missing_answers_are_computed_and_a_torn_line_is_ignored(tmp_path):
+    path = tmp_path / "f.jsonl"
+    prompts = [Prompt("a", f"question {number}", GREEDY) for number in range(5)]
+    make_engine(FakePolicy(), path).answer(prompts[:3], "answers")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])  # a kill in the middle of the last line
+    policy = FakePolicy()
+    made = make_engine(policy, path)
+    responses = made.answer(prompts, "answers")
+    assert responses == [f"a|question {number}|0.0" for number in range(5)]
+    assert (made.cached, made.computed) == (2, 3)
+    again = make_engine(policy, path)
+    assert again.answer(prompts, "answers") == responses
+    assert (again.cached, again.computed) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": "q!"},
+        {"decoding": SAMPLED},
+        {"decoding": replace(GREEDY, max_new_tokens=9)},
+        {"seed": 1},
+        {"version": "other code"},
+        {"image_sha256": lambda image: "other bytes"},
+    ],
+)
+def test_a_changed_input_is_another_answer(tmp_path, change):
+    base = Prompt("a", "q?", GREEDY)
+    make_engine(FakePolicy(), tmp_path / "f.jsonl").answer([base], "answers")
+    fields = {name: value for name, value in change.items() if name in ("text", "decoding")}
+    made = make_engine(FakePolicy(), tmp_path / "f.jsonl", **{k: v for k, v in change.items() if k not in fields})
+    made.answer([replace(base, **fields)], "answers")
+    assert (made.cached, made.computed) == (0, 1)
+
+
+def test_describe_and_respond_describes_each_image_once(tmp_path):
+    policy = FakePolicy()
+    made = make_engine(policy, tmp_path / "f.jsonl")
+    asked = [Prompt("a", "one?", GREEDY), Prompt("a", "two?", SAMPLED), Prompt("b", "one?", GREEDY)]
+    infused = made.describe(asked, PROMPT, GREEDY, "descriptions")
+    assert sum(map(len, policy.batches)) == 2
+    assert infused[1] == Prompt("a", f"Image description: a|{PROMPT}|0.0\ntwo?", SAMPLED)
+    assert [prompt.text.endswith(old.text) for prompt, old in zip(infused, asked, strict=True)] == [True] * 3
+
+
+def test_processes_that_do_not_write_leave_the_cache_alone(tmp_path):
+    make_engine(FakePolicy(), tmp_path / "f.jsonl", write=False).answer([Prompt("a", "q?", GREEDY)], "answers")
+    assert not (tmp_path / "f.jsonl").exists()
+
+
+# A benchmark folder of three images: two with a dog, one of them drawn with novel art, and one with a cat.
+POPE_ROWS = [("a.png", "dog", "yes"), ("a.png", "cat", "no"), ("b.png", "dog", "yes"), ("c.png", "dog", "no")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = [{"id": 1, "file_name": "a.png", "art": "seen"}, {"id": 2, "file_name": "b.png", "art": "novel"}]
+    images += [{"id": 3, "file_name": "c.png", "art": "seen"}]
+    instances = {
+        "images": images,
+        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
+        "annotations": [{"image_id": image, "category_id": category} for image, category in [(1, 1), (2, 1), (3, 2)]],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    (tmp_path / "captions.json").write_text(json.dumps({"annotations": [{"image_id": 3, "caption": "A cat on a bed."}]}))
+    for split in ("random", "popular", "adversarial"):
+        rows = [
+            {"question_id": number, "image": image, "text": f"Is there a {name} in the image?", "label": label}
+            for number, (image, name, label) in enumerate(POPE_ROWS, 1)
+        ]
+        (tmp_path / f"coco_pope_{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_shards(tmp_path / "images", [(image, image.encode(), None) for image in "abc"])
+    return tmp_path
+
+
+def read(folder):
+    return questions.read_annotations(folder, "\nShortly.", PROMPT, {"a", "b", "c"})
+
+
+def answers_of(annotations, pope, captions, sampled=None):
+    responses = {}
+    for question in annotations.questions:
+        if question.benchmark == "pope":
+            responses[question] = pope[int(question.id.rpartition("-")[2]) - 1]
+        else:
+            responses[question] = (sampled if sampled and question.benchmark == "chair_sampled" else captions)[
+                question.image_id
+            ]
+    return [Answer(q.id, q.image_id, q.benchmark, q.split, "f", q.prompt, text) for q, text in responses.items()]
+
+
+CAPTIONS = {"a": "A dog and a cat rest here.", "b": "A dog.", "c": "A cat on a bed."}
+BASE_CAPTIONS = {"a": "A cat and a dog rest here today.", "b": "A dog and two cats.", "c": "Nothing."}
+SCORING = scoring.Bootstrap(resamples=200, seed=0)
+
+
+def test_questions_of_a_folder(folder):
+    annotations = read(folder)
+    assert len(annotations.questions) == 3 * 4 + 2 * 3
+    first = annotations.questions[0]
+    assert (first.id, first.image_id, first.benchmark, first.split, first.reference) == (
+        "random-1",
+        "a",
+        "pope",
+        "random",
+        "yes",
+    )
+    assert first.prompt == "Is there a dog in the image?\nShortly."
+    assert annotations.objects["c"] == {"cat", "bed"}
+    assert annotations.art == {"a": "seen", "b": "novel", "c": "seen"}
+
+
+def test_a_label_file_of_other_images_is_refused(folder):
+    with pytest.raises(RecordError, match="other images"):
+        questions.read_annotations(folder, "", PROMPT, {"a", "b"})
+
+
+def test_metrics_by_hand(folder):
+    annotations = read(folder)
+    answers = answers_of(annotations, ["Yes", "No.", "No", "no"], CAPTIONS)
+    base = answers_of(annotations, ["Yes", "Yes", "No", "yes"], BASE_CAPTIONS)
+    metrics = scoring.score_model(annotations, answers, base, base, SCORING)
+    value = {name: metric.value for name, metric in metrics.items()}
+    assert value["pope/random/accuracy"] == 75
+    assert value["pope/random/precision"] == 100
+    assert value["pope/random/recall"] == 50
+    assert value["pope/random/f1"] == pytest.approx(200 / 3, rel=1e-5)
+    assert value["pope/random/yes_rate"] == 25
+    assert metrics["pope/random/accuracy"].n == 4
+    assert metrics["pope/random/accuracy"].se > 0
+    assert value["pope/random/accuracy_vs_base"] == 50
+    assert value["pope/random/p_vs_base"] == 0.5  # two wins, no loss
+    assert value["chair/chair_s"] == pytest.approx(100 / 3, rel=1e-5)  # the cat of a
+    assert value["chair/chair_i"] == 20  # 1 of 5 mentions
+    assert value["chair/recall"] == 100
+    assert value["chair/length"] == pytest.approx(14 / 3, rel=1e-5)
+    assert value["chair/repeats"] == 0
+    assert value["chair/chair_i_vs_base"] == 20 - 50  # the base: 2 of 4 mentions
+    assert value["chair/chair_s_vs_parent"] == value["chair/chair_s_vs_base"]
+    assert 0 < value["chair/chair_s_p_vs_base"] <= 1
+    assert value["chair/novel_sprites/chair_s"] == 0
+    assert value["chair_sampled/novel_sprites/recall"] == 100
+    assert value["pope/novel_sprites/accuracy"] == 0
+    assert metrics["pope/novel_sprites/accuracy"].n == 1  # three files share the question
+
+
+def test_control_is_the_base_cut_to_this_models_length(folder):
+    annotations = read(folder)
+    short = {"a": "A dog and", "b": "A dog.", "c": ""}  # 5 words
+    metrics = scoring.score_model(
+        annotations,
+        answers_of(annotations, ["Yes"] * 4, short),
+        answers_of(annotations, ["Yes"] * 4, BASE_CAPTIONS),
+        None,
+        SCORING,
+    )
+    cut = chair.truncate(BASE_CAPTIONS, 5 / 3)
+    assert sum(len(text.split()) for text in cut.values()) == 5
+    hallucinated = sum("cat" in cut[image] for image in "ab")
+    assert metrics["chair/truncated_base/chair_s"].value == pytest.approx(100 * hallucinated / 3, rel=1e-5)
+    assert not any("parent" in name for name in metrics)
+
+
+def test_the_base_has_nulls_with_their_reason(folder):
+    annotations = read(folder)
+    answers = answers_of(annotations, ["Yes"] * 4, CAPTIONS)
+    base = scoring.score_model(annotations, answers, None, None, SCORING)
+    other = scoring.score_model(annotations, answers, answers, None, SCORING)
+    assert base.keys() == other.keys()
+    nulls = {name for name, metric in base.items() if metric.value is None}
+    assert nulls == {name for name in other if "truncated_base" in name or "vs_base" in name}
+    assert all(base[name].reason == "this is the base" for name in nulls)
+    assert all(other[name].value == 0 for name in other if name.endswith("_s_vs_base"))
+
+
+def test_order_of_answers_is_irrelevant_and_missing_ones_are_refused(folder):
+    annotations = read(folder)
+    answers = answers_of(annotations, ["Yes", "No", "Yes", "Yes"], CAPTIONS, BASE_CAPTIONS)
+    shuffled = [answers[row] for row in np.random.default_rng(0).permutation(len(answers))]
+    first = scoring.score_model(annotations, answers, answers, None, SCORING)
+    assert scoring.score_model(annotations, shuffled, answers, None, SCORING) == first
+    with pytest.raises(RecordError, match="answers of base"):
+        scoring.score_model(annotations, answers, answers[1:], None, SCORING)
+
+
+def test_batches_keep_every_prompt():
+    prompts = {str(number): Prompt("a", "q" * number, SAMPLED if number % 3 else GREEDY) for number in range(1, 20)}
+    batches = engine.make_batches(prompts, 4)
+    assert sorted(int(request.id) for batch in batches for request in batch) == list(range(1, 20))
+    assert max(map(len, batches)) == 4
+    assert engine.make_batches(dict(reversed(prompts.items())), 4) == batches
+
+
+def test_an_images_questions_stand_together():
+    prompts = {f"{image}{number}": Prompt(image, "q" * number, GREEDY) for number in (1, 5, 9) for image in "abcd"}
+    batches = engine.make_batches(prompts, 6)
+    assert [sorted({request.image_id for request in batch}) for batch in batches] == [["a", "b"], ["c", "d"]]
