@@ -6,7 +6,7 @@ import pytest
 
 from lookagain.evaluation import engine, questions, scoring
 from lookagain.evaluation.engine import AnswerCache, Engine, Prompt
-from lookagain.generation import Decoding
+from lookagain.generation import Decoding, respond
 from lookagain.images import write_shards
 from lookagain.metrics import chair
 from lookagain.records import Answer, RecordError
@@ -252,3 +252,38 @@ def test_an_images_questions_stand_together():
     prompts = {f"{image}{number}": Prompt(image, "q" * number, GREEDY) for number in (1, 5, 9) for image in "abcd"}
     batches = engine.make_batches(prompts, 6)
     assert [sorted({request.image_id for request in batch}) for batch in batches] == [["a", "b"], ["c", "d"]]
+
+
+def test_same_answers_at_batch_1_and_batch_32(policy, images, tmp_path):
+    shown = dict(zip("abcdef", images, strict=True))
+    asked = [Prompt(image, f"{text} dog image?", GREEDY) for image in shown for text in ("Is there a", "Describe the")]
+    asked += [Prompt(image, PROMPT, SAMPLED) for image in shown]
+
+    def responses(batch_size):
+        made = make_engine(
+            lambda batch, decoding: respond(policy, batch, lambda one: shown[one.image_id], decoding, seed=0),
+            tmp_path / f"{batch_size}.jsonl",
+            batch_size=batch_size,
+        )
+        return made.answer(made.describe(asked, PROMPT, GREEDY, "descriptions"), "answers")
+
+    single = responses(1)
+    assert len(set(single)) > len(asked) // 2
+    assert responses(32) == single
+
+
+def test_processes_agree_on_what_is_cached(tmp_path):
+    """A second process whose cache is behind takes the first one's view, so that both make the same batches."""
+    prompts = [Prompt("a", f"question {number}", GREEDY) for number in range(3)]
+    make_engine(FakePolicy(), tmp_path / "f.jsonl").answer(prompts[:2], "answers")
+    told = {}
+
+    def first(batches, work, label):
+        return told.setdefault(label, map_batches(batches, work, label))
+
+    expected = make_engine(FakePolicy(), tmp_path / "f.jsonl", map_batches=first).answer(prompts, "answers")
+    behind = make_engine(
+        FakePolicy(), tmp_path / "empty.jsonl", map_batches=lambda batches, work, label: told[label], write=False
+    )
+    assert behind.answer(prompts, "answers") == expected
+    assert (behind.cached, behind.computed) == (2, 1)

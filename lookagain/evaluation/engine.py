@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from lookagain import decoder, generation, policy, seeds
 from lookagain.generation import Decoding, Request
@@ -23,7 +24,7 @@ from lookagain.prompts import infuse
 POPE_MAX_NEW_TOKENS = 128  # the papers' limit for short answers
 
 Respond = Callable[[Sequence[Request], Decoding], list[str]]  # one batch -> its responses
-MapBatches = Callable[[Sequence[Sequence[Request]], Callable[[Sequence[Request]], list[str]], str], list[str]]
+MapBatches = Callable[[Sequence[Sequence[Request]], Callable[[Sequence[Request]], list[Any]], str], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -111,18 +112,29 @@ class Engine:
     def answer(self, prompts: Sequence[Prompt], label: str) -> list[str]:
         """The responses to prompts, in order. `label` names the progress bar; a stage uses each label once."""
         keys = [self.key(prompt) for prompt in prompts]
-        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self.cache.responses}
+        known = self._known(keys, label)
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
         batches = make_batches(missing, self.batch_size)
 
         def work(batch: Sequence[Request]) -> list[str]:
             return self.respond(batch, missing[batch[0].id].decoding)
 
-        responses = self.map_batches(batches, work, label)
+        responses = self.map_batches(batches, work, label) if batches else []
         asked = [request.id for batch in batches for request in batch]
-        self.cache.add(dict(zip(asked, responses, strict=True)), self.write)
-        self.computed += len(missing)
-        self.cached += len(set(keys)) - len(missing)
-        return [self.cache.responses[key] for key in keys]
+        fresh = dict(zip(asked, responses, strict=True))
+        self.cache.add(fresh, self.write)
+        self.computed += len(fresh)
+        self.cached += len(known)
+        return [(known | fresh)[key] for key in keys]
+
+    def _known(self, keys: Sequence[str], label: str) -> dict[str, str]:
+        """The cached responses to keys, as one process sees them and tells the others.
+
+        Were each to read the cache on its own, a cache that another stage fills at this moment would give them other batches.
+        """
+        look = Request(id=hashlib.sha256("".join(keys).encode()).hexdigest(), image_id="", prompt="")
+        found = {key: self.cache.responses[key] for key in keys if key in self.cache.responses}
+        return self.map_batches([[look]], lambda _: [found], f"{label} known")[0]
 
     def describe(self, prompts: Sequence[Prompt], prompt: str, decoding: Decoding, label: str) -> list[Prompt]:
         """DaR: the prompts, each with the policy's own description of its image before it."""
