@@ -33,14 +33,21 @@ def main(model: str, policy: str, *options: str) -> None:
     params = load_params()
     benchmark = Path("data/benchmarks") / params.evaluate.split
     earlier = {who: f"data/answers/{who}.jsonl" for who in ("base", chosen.parent) if who and model != "base"}
-    used = {"evaluate": params.evaluate, "seed": params.seed, "dtype": params.policy.dtype, "dar": chosen.dar}
+    chair, bootstrap = params.evaluate.chair, Bootstrap(params.evaluate.bootstrap, params.seed)
+    used = [
+        flatten(chair),
+        params.evaluate.pope.suffix,
+        params.policy.dtype,
+        params.data.max_image_pixels,
+        params.seed,
+        options,
+    ]
     inputs = [f"models/{policy}", benchmark, *earlier.values()]
     with (
         runtime.stage(f"evaluate@{model}", used, inputs) as run,
         tracking.child(f"evaluate@{model}", flatten(params.evaluate, "evaluate."), enabled=run.is_main) as track,
     ):
         images = ImageStore(benchmark / "images", params.data.max_image_pixels)
-        chair = params.evaluate.chair
         annotations = read_annotations(benchmark, params.evaluate.pope.suffix, chair.prompt, images)
         lineage = read_lineage(f"models/{policy}")
         load_image = functools.lru_cache(maxsize=256)(images.load)  # one object per image, so that a batch encodes it once
@@ -72,7 +79,6 @@ def main(model: str, policy: str, *options: str) -> None:
             place = question.id, question.image_id, question.benchmark, question.split
             answers.append(Answer(*place, lineage.fingerprint, prompt.text, response, score, reason))
         others = {who: read_records(path, Answer) for who, path in earlier.items()}
-        bootstrap = Bootstrap(params.evaluate.bootstrap, params.seed)
         metrics = score_model(annotations, answers, others.get("base"), others.get(chosen.parent), bootstrap)
         if run.is_main:
             write_records(f"data/answers/{model}.jsonl", answers)
