@@ -1,0 +1,146 @@
+"""The command line `lookagain`, run from the repository's root. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookagain.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lookagain.params import Params
+
+app = typer.Typer(
+    help="Self-training of vision-language models, reproduced.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+@app.command()
+def use(preset: Annotated[str, typer.Argument(help="a file of presets/ without its ending, as tiny or smoke")]) -> None:
+    """Make a preset the params: copy presets/PRESET.yaml over params.yaml."""
+    from lookagain.params import load_params
+
+    source = Path("presets") / f"{preset}.yaml"
+    if not source.is_file():
+        known = (
+            ", ".join(sorted(path.stem for path in Path("presets").glob("*.yaml"))) or "none: run from the repository's root"
+        )
+        raise UserError(f"no preset {preset!r}; presets: {known}")
+    load_params(source)
+    temporary = Path(".params.yaml.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace("params.yaml")
+    print(f"params.yaml is now presets/{preset}.yaml; `dvc repro` runs what that changes")
+
+
+@app.command()
+def params(path: Annotated[Path, typer.Argument(help="a params file")] = Path("params.yaml")) -> None:
+    """Check a params file: every key known, present, of its type and in its bounds."""
+    from lookagain.params import load_params
+
+    load_params(path)
+    print(f"{path}: well-formed")
+
+
+@app.command()
+def describe(
+    image: Annotated[Path, typer.Argument(help="any image file")],
+    model: Annotated[Path, typer.Option(help="a policy folder")] = Path("models/stic"),
+    dar: Annotated[bool, typer.Option("--dar", help="describe and respond: describe first, then answer with it")] = False,
+    prompt: Annotated[str, typer.Option(help="what to ask; evaluate.chair.prompt if not given")] = "",
+) -> None:
+    """Let a model describe an image, or answer a question about it."""
+    from lookagain.images import read_image
+    from lookagain.params import load_params
+
+    settings = load_params()
+    picture = read_image(image, settings.data.max_image_pixels)
+    if not (model / "lineage.json").is_file():
+        known = ", ".join(str(path.parent) for path in sorted(Path("models").glob("*/lineage.json")))
+        raise UserError(f"no model in {model}; there are: {known or 'none yet, `dvc repro` trains them'}")
+    print(_answer(settings, model, picture, prompt, dar))
+
+
+def _answer(settings: Params, model: Path, picture: Image, prompt: str, dar: bool) -> str:
+    import torch
+
+    from lookagain.generation import Decoding, Request, respond
+    from lookagain.policy import load_policy
+    from lookagain.prompts import infuse
+
+    policy = load_policy(model, settings.policy.dtype, "cuda:0" if torch.cuda.is_available() else "cpu")
+    chair = settings.evaluate.chair
+    decoding = Decoding(temperature=0.0, top_p=1.0, max_new_tokens=chair.max_new_tokens)
+
+    def ask(text: str) -> str:
+        return respond(policy, [Request("describe", "describe", text)], lambda _: picture, decoding, settings.seed)[0]
+
+    asked = prompt or chair.prompt
+    return ask(infuse(ask(chair.prompt), asked)) if dar else ask(asked)
+
+
+@app.command()
+def results() -> None:
+    """Print the results table of the last run."""
+    from lookagain.params import load_params
+    from lookagain.report import tables
+
+    settings = load_params()
+    models = tables.models_of(list(settings.evaluate.models), settings.csr.iterations)
+    tables.print_table(tables.build(tables.read_all("reports/metrics", models)))
+
+
+@app.command()
+def sync() -> None:
+    """Bring MLflow up to date: stages not sent yet, and experiments that DVC restored from its cache."""
+    from lookagain import tracking
+
+    print(f"{tracking.sync()} recorded experiments sent, {tracking.sync_experiments()} added from DVC")
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000) -> None:
+    """Serve MLflow's page on 127.0.0.1 until interrupted."""
+    from lookagain import tracking
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port} of 127.0.0.1 is taken ({error}): `lookagain ui --port {port + 1}`") from error
+    tracking.sync()
+    server = tracking.serve(port)
+    print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        tracking.end_server(server)
+
+
+def main() -> None:
+    """Entry point: an error that a user can mend is one line and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except subprocess.CalledProcessError as error:
+        print(f"error: `{' '.join(map(str, error.cmd))}` failed: {(error.stderr or '').strip()[-500:]}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
