@@ -18,7 +18,9 @@ from lookagain.policy import Policy
 class Decoder:
     """Rows of one batch: their cache, and the logits of their next token."""
 
-    def __init__(self, policy: Policy, images: Sequence[Image.Image], image_of_row: Sequence[int], suffixes: Sequence[Sequence[int]]):
+    def __init__(
+        self, policy: Policy, images: Sequence[Image.Image], image_of_row: Sequence[int], suffixes: Sequence[Sequence[int]]
+    ):
         """Prefill: each distinct image's prefix once, then each row's suffix (token ids after the image).
 
         images: distinct; image_of_row: (rows,) indices into them.

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
+from lookagain.errors import UserError
+
 # The schema that `datasets` writes for an Image feature, so that load_dataset("parquet") shows images.
 SCHEMA = pa.schema(
     {"image_id": pa.string(), "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "sha256": pa.string()},
@@ -37,7 +39,7 @@ SHARD_ROWS = 4096
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image that cannot be used; the message names it and says why."""
 
 

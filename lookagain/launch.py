@@ -13,12 +13,10 @@ import runpy
 import sys
 from pathlib import Path
 
-from lookagain.images import ImageError
-from lookagain.params import ParamsError, load_params
-from lookagain.records import RecordError
+from lookagain.errors import UserError
+from lookagain.params import load_params
 from lookagain.runtime import StageError, read_accelerate_config
 
-MENDABLE = (ParamsError, RecordError, ImageError, StageError)
 LAUNCHED = "LOOKAGAIN_LAUNCHED"  # set for the processes that Accelerate starts, so that they do not start others
 
 
@@ -42,7 +40,7 @@ def main(arguments: list[str]) -> int:
             sys.stdout.flush()
             os.execv(command[0], [*command, *arguments])
         run(arguments)
-    except MENDABLE as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -13,18 +13,19 @@ IGNORE = -100  # label of a position that is not scored
 
 
 def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the log-probs of a sequence's labelled tokens.
+    """Sum of the log-probs of each row's labelled tokens.
 
-    logits: (rows, length, vocabulary), the model's output at every position; labels: (rows, length), the input ids with
-    IGNORE where the prompt or padding stands. Position i predicts label i + 1. Returns (rows,).
+    logits: (rows, length, vocabulary), where position i predicts labels[:, i]; labels: (rows, length), token ids, IGNORE where
+    nothing is scored. Returns (rows,).
     """
-    logits, labels = logits[:, :-1], labels[:, 1:]
     scored = labels != IGNORE
     logps = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return (logps * scored).sum(-1)
 
 
-def dpo_margins(policy_logps: Tensor, reference_logps: Tensor, pair_of_row: Tensor, chosen: Tensor, pairs: int, beta: float) -> Tensor:
+def dpo_margins(
+    policy_logps: Tensor, reference_logps: Tensor, pair_of_row: Tensor, chosen: Tensor, pairs: int, beta: float
+) -> Tensor:
     """Reward margin of each pair: beta * (log-ratio of chosen - SUM over rejected of their log-ratios) (SeVa Eq. 18).
 
     With one rejected response this is DPO's own argument of the sigmoid. policy_logps, reference_logps: (rows,);

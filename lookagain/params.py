@@ -17,10 +17,12 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from lookagain.errors import UserError
+
 MAX_CSR_ITERATIONS = 8  # pipelines/csr/dvc.yaml is unrolled this far
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError):
     """A params file that cannot be used: the message says which key, what was given and what is allowed."""
 
 

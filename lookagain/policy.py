@@ -90,7 +90,9 @@ class Policy:
         token = self._inner().config.image_token_id
         for row, feature in zip(ids, features, strict=True):
             if row.count(token) != len(feature) or not len(feature):
-                raise PolicyError(f"{row.count(token)} image tokens in the prompt, {len(feature)} image features: they must match")
+                raise PolicyError(
+                    f"{row.count(token)} image tokens in the prompt, {len(feature)} image features: they must match"
+                )
         return ids, features
 
     def _suffix(self, prompt: str) -> list[int]:
@@ -116,9 +118,7 @@ class Policy:
 
     def forward(self, ids: Tensor, features: Sequence[Tensor] | None = None, **arguments: Any) -> Any:
         """The model's own forward on token ids (rows, length), with the image features of the rows' images, in order."""
-        if features is not None:
-            arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=list(features))}
-        return self.model(input_ids=ids, **arguments)
+        return forward(self.model, ids, features, **arguments)
 
     def _inner(self) -> Any:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -137,7 +137,9 @@ class Policy:
         """A chat text up to and with its image token, and the rest."""
         head, token, tail = text.partition(self.image_token)
         if not token or self.image_token in tail:
-            raise PolicyError(f"the chat template must put one image token {self.image_token!r} into a prompt, got {text[:80]!r}")
+            raise PolicyError(
+                f"the chat template must put one image token {self.image_token!r} into a prompt, got {text[:80]!r}"
+            )
         return head + token, tail
 
     def _after_image(self, tail: str) -> list[int]:
@@ -157,6 +159,13 @@ class Policy:
         return not (self.tokenizer.bos_token and head.startswith(self.tokenizer.bos_token))
 
 
+def forward(model: Any, ids: Tensor, features: Sequence[Tensor] | None = None, **arguments: Any) -> Any:
+    """A model's forward on token ids (rows, length), with image features that were computed before (none once they are cached)."""
+    if features is not None:
+        arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=list(features))}
+    return model(input_ids=ids, **arguments)
+
+
 def read_lineage(folder: Path | str) -> Lineage:
     """A policy folder's lineage. Raises PolicyError if it is no policy folder, or its base is missing."""
     folder = Path(folder)
@@ -169,7 +178,9 @@ def read_lineage(folder: Path | str) -> Lineage:
     base = read_lineage(folder.parent / "base")
     if base.fingerprint != raw["base_fingerprint"]:
         raise PolicyError(f"{folder} was trained on another base than {base.folder} holds; run `dvc repro` to train it again")
-    return Lineage(folder, base.folder, base.fingerprint, [folder / "adapters" / name for name in raw["adapters"]], raw["fingerprint"])
+    return Lineage(
+        folder, base.folder, base.fingerprint, [folder / "adapters" / name for name in raw["adapters"]], raw["fingerprint"]
+    )
 
 
 def load_policy(folder: Path | str, dtype: str = "float32", device: str = "cpu", merge_last: bool = True) -> Policy:

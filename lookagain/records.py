@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from lookagain.errors import UserError
 
-class RecordError(ValueError):
+
+class RecordError(UserError):
     """A record or file that does not match its type: the message names the file, the line and the field."""
 
 

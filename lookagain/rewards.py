@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lookagain.errors import UserError
 
-class RewardError(ValueError):
+
+class RewardError(UserError):
     """A reward model that cannot be used; the message says which and why."""
 
 
@@ -57,7 +59,9 @@ class ImageTextScorer:
             raise RewardError(f"no reward model in {folder} ({file.name} is missing); run `dvc repro prepare_policy`")
         spec = json.loads(file.read_text())
         name = f"local-dir:{folder}" if spec["model"].startswith("local-dir:") else spec["model"]
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(name, pretrained=spec["pretrained"], device=device)
+        self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+            name, pretrained=spec["pretrained"], device=device
+        )
         self.model.eval()
         self.tokenizer = open_clip.get_tokenizer(name)
         self.device = device

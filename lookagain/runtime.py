@@ -24,10 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from lookagain.errors import UserError
 from lookagain.records import atomic_write
 
 
-class StageError(RuntimeError):
+class StageError(UserError):
     """A stage that cannot start or go on, for a reason that its user can mend: the message says which and how."""
 
 

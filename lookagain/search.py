@@ -241,7 +241,9 @@ def _scored(
 def _kept(nodes: Sequence[Node], settings: Settings) -> list[Node]:
     """The nodes with the top and bottom last sentences, by R or by R_T; all of them if they are few."""
     ranked = sorted(
-        nodes, key=lambda node: node.sentences[-1].reward if settings.prune_by == "R" else node.sentences[-1].language, reverse=True
+        nodes,
+        key=lambda node: node.sentences[-1].reward if settings.prune_by == "R" else node.sentences[-1].language,
+        reverse=True,
     )
     if len(ranked) <= settings.keep_top + settings.keep_bottom:
         return ranked

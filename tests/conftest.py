@@ -9,7 +9,9 @@ import pytest
 
 from lookagain import prompts
 
-WORDS = "the image shows a beach street dog cat car in left right there is and of USER ASSISTANT : . , ? yes no description".split()
+WORDS = (
+    "the image shows a beach street dog cat car in left right there is and of USER ASSISTANT : . , ? yes no description".split()
+)
 
 
 def build_policy_folder(folder: Path, seed: int = 0) -> Path:
@@ -29,7 +31,9 @@ def build_policy_folder(folder: Path, seed: int = 0) -> Path:
     text = " ".join([*prompts.STIC_CAPTION, *prompts.STIC_BAD, prompts.STIC_STEP_BY_STEP, *prompts.CSR_DESCRIBE])
     split = pre_tokenizers.Split(Regex(r"[A-Za-z']+|[^\sA-Za-z']"), "removed", invert=True)
     words = [*WORDS, *(piece for piece, _ in split.pre_tokenize_str(text))]
-    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(["<pad>", "<s>", "</s>", "<image>", "<unk>", *words]))}
+    vocabulary = {
+        token: index for index, token in enumerate(dict.fromkeys(["<pad>", "<s>", "</s>", "<image>", "<unk>", *words]))
+    }
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = split
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)

@@ -1,0 +1,39 @@
+"""The slow ways that the fast paths are measured against and must agree with, written from their descriptions.
+
+CSR's released search prefills the image and the response so far again for every node; STIC's and CSR's generators answer one
+prompt at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from lookagain.decoder import Decoder
+from lookagain.policy import Policy
+from lookagain.search import Growth, Node, Settings, full_stops, grow_sentences
+
+
+class FreshGrower:
+    """Grows sentences as `search.CachedGrower` does, but prefills image, prompt and response anew for every candidate of a node."""
+
+    def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: Settings):
+        self.policy, self.images, self.prompts, self.settings = policy, images, prompts, settings
+        self.stops = full_stops(policy)
+
+    @torch.inference_mode()
+    def grow(self, nodes: Sequence[Node]) -> list[list[Growth]]:
+        """The distinct candidate sentences of each node."""
+        grown = []
+        for node in nodes:
+            suffix = self.policy.suffix(self.prompts[node.tree]) + node.tokens
+            copies = [self.images[node.tree].copy() for _ in range(self.settings.candidates)]
+            decoder = Decoder(self.policy, copies, range(len(copies)), [suffix] * len(copies))
+            grown += grow_sentences(decoder, 1, self.settings, self.stops)
+        return grown
+
+    def keep(self, nodes: Sequence[Node]) -> list[Node]:
+        """Nothing is kept but the text."""
+        return list(nodes)

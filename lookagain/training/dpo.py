@@ -1,0 +1,126 @@
+"""Direct preference optimisation: STIC's Eq. 4.1, SeVa's Eq. 18, and CSR's plain DPO are one loss with beta, alpha and the number
+of rejected responses.
+
+A small subclass of trl's DPOTrainer. It departs from trl where the papers need it: alpha times the SUM of chosen log-probs, several
+rejected responses a pair, reference log-probs computed once before training (nothing outside the adapter trains), and each
+image encoded once a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image
+from torch import Tensor
+from trl import DPOConfig, DPOTrainer
+
+from lookagain.losses import dpo_margins, regularised_dpo
+from lookagain.policy import Policy
+from lookagain.records import Pair
+from lookagain.training.collate import Example, Rows, collate, lay_out, response_logps
+from lookagain.training.trainer import Optimisation, run, training_arguments
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """The rows of some pairs: each pair's chosen response, then its rejected ones."""
+
+    rows: Rows
+    pair_of_row: Tensor  # (rows,)
+    is_chosen: Tensor  # (rows,) bool
+    reference_logps: Tensor  # (rows,)
+    weights: Tensor  # (pairs,)
+
+
+def pair_examples(policy: Policy, pair: Pair) -> list[Example]:
+    """A pair's training rows on its clean image: chosen first, then every rejected response."""
+    return [
+        Example(pair.image_id, *policy.conversation([(pair.prompt, response)])) for response in (pair.chosen, *pair.rejected)
+    ]
+
+
+@torch.no_grad()
+def reference_logps(
+    policy: Policy, pairs: Sequence[Pair], load_image: Callable[[str], Image.Image], max_length: int
+) -> list[list[float]]:
+    """Log-probs of each pair's responses under the policy as it is, chosen first: one batch, before an adapter is added."""
+    examples = [pair_examples(policy, pair) for pair in pairs]
+    logps = iter(response_logps(policy.model, collate(policy, sum(examples, []), load_image, max_length)).tolist())
+    return [[next(logps) for _ in rows] for rows in examples]
+
+
+def train_dpo(
+    policy: Policy,
+    pairs: Sequence[Pair],
+    references: Sequence[Sequence[float]],
+    load_image: Callable[[str], Image.Image],
+    beta: float,
+    alpha: float,
+    optimisation: Optimisation,
+    report: Callable[[dict[str, float], int], None],
+) -> list[dict[str, float]]:
+    """Train the policy's adapter on pairs; returns the log, one entry a step.
+
+    `references` holds each pair's reference log-probs as `reference_logps` gives them.
+    """
+    examples = [pair_examples(policy, pair) for pair in pairs]
+
+    def batch(items: list[dict[str, Any]]) -> dict[str, PairBatch]:
+        groups = [examples[item["pair"]] for item in items]
+        rows = collate(policy, sum(groups, []), load_image, optimisation.max_length)
+        owner = [number for number, group in enumerate(groups) for _ in group]
+        first = [position == 0 for group in groups for position in range(len(group))]
+        reference = [value for item in items for value in references[item["pair"]]]
+        weights = torch.tensor([item["weight"] for item in items])
+        return {"batch": PairBatch(rows, torch.tensor(owner), torch.tensor(first), torch.tensor(reference), weights)}
+
+    order = lay_out(len(pairs), optimisation.batch_size, optimisation.epochs, optimisation.seed)
+    arguments = training_arguments(DPOConfig, optimisation)
+    arguments.beta = beta
+    trainer = PairTrainer(
+        model=policy.model,
+        ref_model=None,
+        args=arguments,
+        data_collator=batch,
+        train_dataset=Dataset.from_dict({"pair": [item for item, _ in order], "weight": [weight for _, weight in order]}),
+        processing_class=policy.processor,
+    )
+    policy.model.delete_adapter("ref")  # trl's frozen copy, which reference log-probs computed beforehand make needless
+    trainer.alpha = alpha
+    return run(trainer, optimisation, report)
+
+
+class PairTrainer(DPOTrainer):
+    """trl's DPOTrainer on `PairBatch`es."""
+
+    alpha: float = 0.0
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset  # indices of pairs that are tokenised already
+
+    def _compute_loss(self, model: Any, inputs: dict[str, PairBatch], return_outputs: bool) -> Any:
+        batch = inputs["batch"]
+        logps = response_logps(model, batch.rows)
+        owner, is_chosen, references, weights = (
+            part.to(logps.device) for part in (batch.pair_of_row, batch.is_chosen, batch.reference_logps, batch.weights)
+        )
+        margins = dpo_margins(logps, references, owner, is_chosen, len(weights), self.beta)
+        losses = regularised_dpo(margins, logps[is_chosen], self.alpha)
+        self._note((logps - references).detach(), is_chosen, margins.detach(), weights, owner)
+        loss = (losses * weights).mean()
+        return (loss, None) if return_outputs else loss
+
+    def _note(self, logratios: Tensor, is_chosen: Tensor, margins: Tensor, weights: Tensor, owner: Tensor) -> None:
+        """Figures that trl averages over a step's micro-batches and logs; filler pairs (weight 0) are left out."""
+        real = weights > 0
+        if not real.any():
+            return
+        notes = self._metrics["train"]
+        notes["reward_margin"].append(margins[real].mean().item())
+        notes["reward_accuracy"].append((margins[real] > 0).float().mean().item())
+        notes["chosen_logratio"].append(logratios[is_chosen & real[owner]].mean().item())
+        notes["rejected_logratio"].append(logratios[~is_chosen & real[owner]].mean().item())

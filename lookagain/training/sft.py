@@ -1,0 +1,65 @@
+"""Supervised fine-tuning on responses alone: STIC Algorithm 2 continues the stage-1 adapter on description-infused instructions.
+
+The loss is the mean over all response tokens of a batch, as LLaVA's own fine-tuning has it, whatever the micro-batches are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers import Trainer, TrainingArguments
+
+from lookagain.policy import Policy
+from lookagain.training.collate import Example, collate, lay_out, response_logps
+from lookagain.training.trainer import Optimisation, run, training_arguments
+
+
+def train_sft(
+    policy: Policy,
+    examples: Sequence[Example],
+    load_image: Callable[[str], Image.Image],
+    optimisation: Optimisation,
+    report: Callable[[dict[str, float], int], None],
+) -> list[dict[str, float]]:
+    """Train the policy's adapter on examples; returns the log, one entry a step."""
+    order = lay_out(len(examples), optimisation.batch_size, optimisation.epochs, optimisation.seed)
+
+    def batch(items: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = collate(policy, [examples[item["example"]] for item in items], load_image, optimisation.max_length)
+        return {"rows": rows, "weights": torch.tensor([item["weight"] for item in items])}
+
+    trainer = ResponseTrainer(
+        model=policy.model,
+        args=training_arguments(TrainingArguments, optimisation),
+        data_collator=batch,
+        train_dataset=Dataset.from_dict(
+            {"example": [item for item, _ in order], "weight": _token_weights(examples, order, optimisation.batch_size)}
+        ),
+    )
+    return run(trainer, optimisation, report)
+
+
+def _token_weights(examples: Sequence[Example], order: Sequence[tuple[int, float]], batch_size: int) -> list[float]:
+    """Weights that turn the mean over a batch's rows of summed log-probs into the mean over its response tokens."""
+    weights: list[float] = []
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        tokens = sum(sum(examples[item].is_response) for item, weight in batch if weight)
+        weights += [batch_size / tokens if weight else 0.0 for _, weight in batch]
+    return weights
+
+
+class ResponseTrainer(Trainer):
+    """transformers' Trainer with the loss of `train_sft`."""
+
+    loss_is_scaled_for_ga = False
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        """Weighted negative log-likelihood of the responses."""
+        logps = response_logps(model, inputs["rows"])
+        loss = -(logps * inputs["weights"].to(logps.device)).mean()
+        return (loss, None) if return_outputs else loss

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from lookagain.generation import Decoding, Request, choose, respond
+
+PROMPTS = ["Describe the following image.", "What's happening in the scene?"]
+GREEDY, SAMPLED = Decoding(0.0, 1.0, 16), Decoding(1.0, 0.9, 16)
+
+
+@pytest.fixture()
+def requests():
+    return [Request(str(number), str(number % 6), PROMPTS[number % 2]) for number in range(12)]
+
+
+def answer(policy, requests, images, decoding, seed=0):
+    return respond(policy, requests, lambda one: images[int(one.image_id)], decoding, seed)
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED])
+def test_batches_do_not_change_responses(policy, images, requests, decoding):
+    together = answer(policy, requests, images, decoding)
+    alone = [answer(policy, [request], images, decoding)[0] for request in requests]
+    assert together == alone
+    assert answer(policy, requests[::-1], images, decoding) == together[::-1]
+
+
+def test_greedy_is_transformers_greedy(policy, images, requests):
+    """The slow twin: `generate`, one prompt at a time."""
+    for request, response in zip(requests[:6], answer(policy, requests[:6], images, GREEDY), strict=True):
+        text = policy._chat([(request.prompt, None)])
+        inputs = policy.processor(images=images[int(request.image_id)], text=text, add_special_tokens=False, return_tensors="pt")
+        ids = policy.model.generate(**inputs, do_sample=False, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
+        assert policy.text(ids) == response
+
+
+def test_samples_depend_on_seed_and_id(policy, images, requests):
+    first = answer(policy, requests, images, SAMPLED)
+    assert answer(policy, requests, images, SAMPLED) == first
+    assert answer(policy, requests, images, SAMPLED, seed=1) != first
+    same_prompt = [Request(name, "0", PROMPTS[0]) for name in "abcd"]
+    assert len(set(answer(policy, same_prompt, images, SAMPLED))) > 1
+
+
+def test_choose_follows_the_distribution_and_the_nucleus():
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(1001, 3)
+    uniforms = torch.linspace(0, 0.9999, 1001, dtype=torch.float64)
+    counts = choose(logits, Decoding(1.0, 1.0, 1), uniforms).bincount(minlength=3) / 1001
+    torch.testing.assert_close(counts, torch.tensor([0.5, 0.3, 0.2]), atol=2e-3, rtol=0)
+    nucleus = choose(logits, Decoding(1.0, 0.6, 1), uniforms).bincount(minlength=3) / 1001
+    torch.testing.assert_close(nucleus, torch.tensor([0.625, 0.375, 0.0]), atol=2e-3, rtol=0)
+
+
+def test_each_image_is_encoded_once(policy, images, requests, monkeypatch):
+    seen = []
+    original = policy.model.get_image_features
+    monkeypatch.setattr(policy.model, "get_image_features", lambda **inputs: seen.append(len(inputs["pixel_values"])) or original(**inputs))
+    answer(policy, requests, images, GREEDY)
+    assert seen == [6]

@@ -1,0 +1,23 @@
+import math
+
+import pytest
+
+from lookagain.rewards import ImageTextScorer, RewardError, calibrated, image_relevance, language_score, ranks
+
+
+def test_equations_2_to_4():
+    assert language_score([math.log(0.5), math.log(0.25)]) == pytest.approx(0.125)
+    assert image_relevance(0.31, 100) == pytest.approx(31)
+    assert image_relevance(-0.1, 100) == 0
+    assert calibrated(30.0, 0.5, 0.9) == pytest.approx(27.05)
+
+
+def test_ranks_run_from_0_to_1_and_share_ties():
+    assert ranks([3.0, 1.0, 2.0]) == [1.0, 0.0, 0.5]
+    assert ranks([1.0, 1.0, 2.0]) == [0.25, 0.25, 1.0]
+    assert ranks([7.0]) == [0.5]
+
+
+def test_missing_reward_model_is_named(tmp_path):
+    with pytest.raises(RewardError, match="reward.json"):
+        ImageTextScorer(tmp_path)

@@ -1,0 +1,94 @@
+import zlib
+
+import pytest
+import torch
+
+from benchmarks.peers import FreshGrower
+from lookagain.rewards import ranks
+from lookagain.search import Node, Sentence, Settings, Tree, _diverse, best_and_worst, cumulative, full_stops, search
+
+SETTINGS = Settings(
+    candidates=5, diversity_penalty=3.0, keep_top=2, keep_bottom=2, max_sentence_tokens=12, max_sentences=4, reward="value",
+    image_scale=100.0, aggregate="sum", prune_by="R", lambda_=0.9,
+)  # fmt: skip
+PROMPT = "Describe the following image."
+
+
+class Scorer:
+    """Fixed pseudo-random embeddings."""
+
+    def encode_images(self, images):
+        return self._embed([str(image.size) for image in images])
+
+    def encode_texts(self, texts):
+        return self._embed(texts)
+
+    def _embed(self, texts):
+        rows = [torch.randn(8, generator=torch.Generator().manual_seed(zlib.crc32(text.encode()))) for text in texts]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+
+def found(trees):
+    return [[([s.text for s in node.sentences], round(cumulative(node, "sum"), 3)) for node in tree.responses()] for tree in trees]
+
+
+def with_(**changes):
+    return Settings(**{**SETTINGS.__dict__, **changes})
+
+
+def test_cache_reuse_finds_what_a_fresh_prefill_of_every_node_finds(policy, images):
+    """The slow twin: every node's prompt and response so far are prefilled again."""
+    fast = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS)
+    slow = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS, FreshGrower)
+    assert found(fast) == found(slow)
+
+
+def test_trees_do_not_depend_on_their_batch(policy, images):
+    together = found(search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS))
+    alone = [found(search(policy, [image], [PROMPT], Scorer(), SETTINGS))[0] for image in images]
+    assert together == alone
+
+
+def test_groups_avoid_what_earlier_groups_chose():
+    logps = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(3, 1)
+    everyone = torch.ones(3, dtype=torch.bool)
+    assert _diverse(logps, everyone, nodes=1, groups=3, penalty=3.0).tolist() == [0, 1, 2]
+    assert _diverse(logps, everyone, nodes=1, groups=3, penalty=0.0).tolist() == [0, 0, 0]
+    # a group that has ended takes nothing from the others
+    assert _diverse(logps, torch.tensor([False, True, True]), nodes=1, groups=3, penalty=3.0)[1:].tolist() == [0, 1]
+
+
+def test_sentences_end_at_full_stops_and_rewards_are_eq_4(policy, images):
+    (stop,) = full_stops(policy)
+    for node in (node for tree in search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS) for node in tree.responses()):
+        for sentence in node.sentences:
+            assert stop not in sentence.tokens[:-1]
+            assert sentence.reward == pytest.approx(0.9 * sentence.relevance + 0.1 * sentence.language)
+            assert 0 <= sentence.language <= 1
+
+
+def test_language_score_alone_at_lambda_0(policy, images):
+    tree = search(policy, images[:1], [PROMPT], Scorer(), with_(lambda_=0.0))[0]
+    assert all(s.reward == pytest.approx(s.language) for node in tree.responses() for s in node.sentences)
+
+
+def test_rank_rewards_lie_between_0_and_1(policy, images):
+    tree = search(policy, images[:1], [PROMPT], Scorer(), with_(reward="rank"))[0]
+    rewards = [s.reward for node in tree.responses() for s in node.sentences]
+    assert 0 <= min(rewards) < max(rewards) <= 1
+    assert ranks([1.0, 2.0]) == [0.0, 1.0]
+
+
+def node(*rewards):
+    return Node(0, tuple(Sentence([1], "a.", 0.5, 10.0, reward) for reward in rewards))
+
+
+def test_best_and_worst_by_sum_and_by_mean():
+    tree = Tree(finished=[node(1.0, 1.0, 1.0), node(2.0), node(1.5)])
+    assert best_and_worst(tree, "sum") == (node(1.0, 1.0, 1.0), node(1.5))
+    assert best_and_worst(tree, "mean") == (node(2.0), node(1.0, 1.0, 1.0))
+
+
+def test_no_pair_from_equal_responses():
+    assert best_and_worst(Tree(finished=[node(1.0)]), "sum") is None
+    assert best_and_worst(Tree(), "sum") is None

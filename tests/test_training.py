@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from lookagain.errors import UserError
+from lookagain.losses import dpo_margins, regularised_dpo
+from lookagain.policy import add_adapter, load_policy
+from lookagain.records import Pair, Provenance
+from lookagain.training.collate import Example, collate, lay_out, micro_batches, response_logps
+from lookagain.training.dpo import pair_examples, reference_logps, train_dpo
+from lookagain.training.sft import train_sft
+from lookagain.training.trainer import Optimisation
+
+PROMPT = "Describe the following image."
+HOW = Provenance(PROMPT, {"name": "none"}, {}, 0)
+
+
+@pytest.fixture()
+def pairs():
+    return [
+        Pair(str(number), str(number % 6), "stic", PROMPT, "there is a dog.", ["a cat is in the street."], HOW, [HOW])
+        for number in range(10)
+    ]
+
+
+def optimisation(folder, micro_batch_size=4, learning_rate=5e-3, epochs=2):
+    return Optimisation(learning_rate, epochs, 4, 0.03, 0.0, 256, micro_batch_size, 3, folder / "checkpoints")
+
+
+def train(policy_folder, pairs, images, folder, micro_batch_size, alpha=1 / 1024):
+    policy = load_policy(policy_folder)
+    references = reference_logps(policy, pairs, lambda one: images[int(one)], 256)
+    torch.manual_seed(0)
+    add_adapter(policy, 4, 8, 0.0)
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    settings = optimisation(folder, micro_batch_size)
+    log = train_dpo(policy, pairs, references, lambda one: images[int(one)], 0.1, alpha, settings, lambda *_: None)
+    return policy, before, log
+
+
+def test_lay_out_covers_each_epoch_and_fills_the_last_batch_with_nothing():
+    order = lay_out(10, 4, 2, seed=0)
+    assert len(order) == 24
+    for epoch in (order[:12], order[12:]):
+        assert sorted(item for item, weight in epoch if weight) == list(range(10))
+        assert [sum(weight for _, weight in epoch[start : start + 4]) for start in (0, 4, 8)] == [4, 4, 4]
+    assert lay_out(10, 4, 1, seed=0) == order[:12] != lay_out(10, 4, 1, seed=1)
+
+
+def test_micro_batches_divide_the_batch():
+    assert micro_batches(16, 8, 1) == (8, 2)
+    assert micro_batches(12, 8, 2) == (6, 1)
+    with pytest.raises(UserError, match="3 processes"):
+        micro_batches(16, 8, 3)
+
+
+def test_response_logps_are_those_of_each_row_alone(policy, images, pairs):
+    """The slow twin: one row at a time, all logits."""
+    examples = [example for pair in pairs[:3] for example in pair_examples(policy, pair)]
+    with torch.no_grad():
+        together = response_logps(policy.model, collate(policy, examples, lambda one: images[int(one)], 256))
+        for example, value in zip(examples, together, strict=True):
+            prefixes, features = policy.prefixes([images[int(example.image_id)]])
+            ids = torch.tensor([prefixes[0] + example.ids])
+            logps = policy.forward(ids, features).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+            scored = torch.tensor([False] * (len(prefixes[0]) - 1) + example.is_response)
+            torch.testing.assert_close(value, logps[scored].sum(), rtol=1e-5, atol=1e-4)
+
+
+def test_rows_that_are_too_long_are_refused(policy, images):
+    example = Example("0", *policy.conversation([(PROMPT, "there is a dog.")]))
+    with pytest.raises(UserError, match="max_length"):
+        collate(policy, [example], lambda one: images[int(one)], 10)
+
+
+def test_dpo_learns_and_changes_the_adapter_alone(policy_folder, pairs, images, tmp_path):
+    policy, before, log = train(policy_folder, pairs, images, tmp_path, 4)
+    assert log[0]["reward_margin"] == pytest.approx(0, abs=1e-5)
+    assert log[-1]["reward_margin"] > 0.3
+    assert log[-1]["chosen_logratio"] > 0 > log[-1]["rejected_logratio"]
+    for name, value in policy.model.state_dict().items():
+        assert torch.equal(value, before[name]) != ("lora_" in name), name
+
+
+def test_first_loss_is_eq_4_1(policy_folder, pairs, images, tmp_path):
+    _, _, log = train(policy_folder, pairs, images, tmp_path, 4, alpha=0.01)
+    policy = load_policy(policy_folder)
+    first = [item for item, _ in lay_out(10, 4, 1, seed=3)][:4]
+    rows = reference_logps(policy, [pairs[item] for item in first], lambda one: images[int(one)], 256)
+    chosen = torch.tensor([row[0] for row in rows])
+    margins = dpo_margins(torch.zeros(8), torch.zeros(8), torch.arange(8) // 2, torch.arange(8) % 2 == 0, 4, 0.1)
+    assert log[0]["loss"] == pytest.approx(regularised_dpo(margins, chosen, 0.01).mean().item(), rel=1e-4)
+
+
+def test_micro_batches_do_not_change_the_adapter(policy_folder, pairs, images, tmp_path):
+    whole, _, _ = train(policy_folder, pairs, images, tmp_path / "a", 4)
+    split, _, _ = train(policy_folder, pairs, images, tmp_path / "b", 1)
+    for (name, one), (_, other) in zip(whole.model.state_dict().items(), split.model.state_dict().items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_sft_loss_is_the_mean_over_response_tokens(policy_folder, images, tmp_path):
+    policy = load_policy(policy_folder)
+    answers = ["there is a dog.", "no.", "a cat is in the street.", "yes, there is a car."]
+    examples = [Example(str(number), *policy.conversation([(PROMPT, answer)])) for number, answer in enumerate(answers)]
+    with torch.no_grad():
+        logps = response_logps(policy.model, collate(policy, examples, lambda one: images[int(one)], 256))
+    expected = -logps.sum() / sum(sum(example.is_response) for example in examples)
+    torch.manual_seed(0)
+    add_adapter(policy, 4, 8, 0.0)
+    settings = optimisation(tmp_path, micro_batch_size=2, epochs=4)
+    log = train_sft(policy, examples, lambda one: images[int(one)], settings, lambda *_: None)
+    assert log[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    assert log[-1]["loss"] < log[0]["loss"]
