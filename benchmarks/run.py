@@ -1,0 +1,97 @@
+"""Speed against the slow ways, side by side: `make bench`.
+
+Both sides run in this process on the same model and data, in turn; their outputs are compared before any figure is printed. Needs
+models/base, models/reward and data/sample (`dvc repro`). Writes reports/bench.json:
+[{"path", "peer", "ours", "ratio", "floor_ratio", "unit"}], medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peers import FreshGrower
+from lookagain.generation import Decoding, Request, respond
+from lookagain.images import ImageStore
+from lookagain.params import load_params
+from lookagain.policy import Policy, load_policy
+from lookagain.prompts import CSR_DESCRIBE, STIC_STEP_BY_STEP
+from lookagain.records import atomic_write
+from lookagain.rewards import ImageTextScorer
+from lookagain.search import CachedGrower, Settings, search
+
+ROUNDS = 3
+
+
+def main() -> None:
+    """Run all benchmarks, print a table, write reports/bench.json."""
+    params = load_params()
+    policy = load_policy("models/base", params.policy.dtype)
+    store = ImageStore("data/sample/images", params.data.max_image_pixels)
+    images = {image_id: store.load(image_id) for image_id in store.ids[:128]}
+    rows = [generation(policy, images), sentence_search(policy, images, params)]
+    with atomic_write("reports/bench.json") as file:
+        json.dump(rows, file, indent=1)
+    table = Table(title=f"Speed, {torch.get_num_threads()} threads, medians of {ROUNDS} rounds in turn")
+    for column in ("path", "peer", "ours", "ratio", "unit"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(row["path"], f"{row['peer']:.0f}", f"{row['ours']:.0f}", f"{row['ratio']:.1f}x", row["unit"])
+    Console().print(table)
+
+
+def generation(policy: Policy, images: dict[str, Any]) -> dict[str, Any]:
+    """Descriptions of 128 images at batch 64, against one prompt at a time."""
+    requests = [Request(image_id, image_id, STIC_STEP_BY_STEP) for image_id in images]
+    decoding = Decoding(0.0, 1.0, 96)
+
+    def at(size: int) -> tuple[int, list[str]]:
+        responses = []
+        for start in range(0, len(requests), size):
+            responses += respond(policy, requests[start : start + size], lambda one: images[one.image_id], decoding, 0)
+        return sum(len(policy.tokenizer(text, add_special_tokens=False).input_ids) + 1 for text in responses), responses
+
+    return side_by_side("generation, batch 64 against 1", "tokens/s", lambda: at(1), lambda: at(64))
+
+
+def sentence_search(policy: Policy, images: dict[str, Any], params: Any) -> dict[str, Any]:
+    """CSR's search on 16 images, against a fresh prefill of every node's candidates."""
+    chosen = {name: getattr(params.csr.search, name) for name in Settings.__dataclass_fields__ if name != "lambda_"}
+    settings = Settings(**chosen, lambda_=params.lambda_)
+    some = list(images.values())[:16]
+    prompts = [CSR_DESCRIBE[number % len(CSR_DESCRIBE)] for number in range(len(some))]
+    scorer = ImageTextScorer("models/reward")
+
+    def by(grower: type[Any]) -> tuple[int, list[Any]]:
+        trees = search(policy, some, prompts, scorer, settings, grower)
+        found = [[node.tokens for node in tree.responses()] for tree in trees]
+        return len(some), found
+
+    return side_by_side("sentence search, cache against fresh prefill", "images/s", lambda: by(FreshGrower), lambda: by(CachedGrower))
+
+
+def side_by_side(path: str, unit: str, peer: Callable[[], tuple[int, Any]], ours: Callable[[], tuple[int, Any]]) -> dict[str, Any]:
+    """Medians of both sides' rates over rounds in turn. Raises ValueError if their outputs differ."""
+    rates: dict[str, list[float]] = {"peer": [], "ours": []}
+    for number in range(ROUNDS + 1):
+        outputs = {}
+        for side, run in (("peer", peer), ("ours", ours)):
+            start = time.perf_counter()
+            done, outputs[side] = run()
+            if number:  # the first round warms up
+                rates[side].append(done / (time.perf_counter() - start))
+        if outputs["peer"] != outputs["ours"]:
+            raise ValueError(f"{path}: both sides must give the same outputs")
+    medians = {side: statistics.median(values) for side, values in rates.items()}
+    return {"path": path, **medians, "ratio": medians["ours"] / medians["peer"], "floor_ratio": None, "unit": unit}
+
+
+if __name__ == "__main__":
+    main()
