@@ -1,0 +1,320 @@
+"""The results table: every model by POPE and CHAIR, with errors, tests against the base and the truncation control.
+
+One structure, four forms: terminal, Markdown, CSV and JSON (from which the terminal's table is printed again). Under each model
+stands its control: the base's descriptions cut to the model's mean length, because shorter descriptions alone hallucinate less.
+Nothing is estimated here but the error of the mean F1: the mean of its three errors, an upper bound as the files share images.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lookagain.records import Metric, RecordError, atomic_write, from_dict, read_metrics
+
+BASE = "base"
+LABELS = {"base": "base", "stic-stage1": "STIC stage 1", "stic": "STIC", "stic-dar": "STIC + DaR"}
+CONTROL_LABEL = "↳ base, cut"
+POPE_SPLITS = ("random", "popular", "adversarial")
+ARROWS = {"up": " ↑", "down": " ↓", "": ""}
+LEVELS = ((0.01, "**"), (0.05, "*"))
+
+Metrics = dict[str, Metric]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a column."""
+
+    title: str
+    key: str  # of the metric; the control's stands under <benchmark>/truncated_base
+    better: str = ""  # up | down | "" where neither is
+    digits: int = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, or null with its reason; both None where a row has no such figure by its nature."""
+
+    value: float | None = None
+    se: float | None = None
+    p: float | None = None  # against the base, paired
+    better: bool | None = None  # than the base
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model's figures, or those of its control."""
+
+    model: str
+    label: str
+    control: bool
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Columns that belong together, for all models."""
+
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The results, with the notes that explain them."""
+
+    sections: list[Section]
+    notes: list[str]
+
+
+MEAN_F1 = "pope/mean/f1"
+POPE_COLUMNS = [
+    *(Column(split, f"pope/{split}/accuracy", "up") for split in POPE_SPLITS),
+    Column("mean F1", MEAN_F1, "up"),
+]
+
+
+def chair_columns(benchmark: str) -> list[Column]:
+    """CHAIR's columns of one decoding: `chair` is greedy, `chair_sampled` is at T = 1."""
+    return [
+        Column("CHAIR_S", f"{benchmark}/chair_s", "down"),
+        Column("CHAIR_I", f"{benchmark}/chair_i", "down"),
+        Column("recall", f"{benchmark}/recall", "up"),
+        Column("words", f"{benchmark}/length"),
+        Column("repeats", f"{benchmark}/repeats", "down", 2),
+    ]
+
+
+NOVEL_COLUMNS = [
+    Column("POPE accuracy", "pope/novel_sprites/accuracy", "up"),
+    Column("CHAIR_S", "chair/novel_sprites/chair_s", "down"),
+    Column("recall", "chair/novel_sprites/recall", "up"),
+    Column("CHAIR_S at T=1", "chair_sampled/novel_sprites/chair_s", "down"),
+]
+SECTIONS = [
+    ("POPE: accuracy by split, and the mean of the three F1 scores", POPE_COLUMNS),
+    ("CHAIR, greedy descriptions", chair_columns("chair")),
+    ("CHAIR, descriptions sampled at T=1", chair_columns("chair_sampled")),
+    ("Objects drawn with art that no training image shows", NOVEL_COLUMNS),
+]
+
+
+def models_of(evaluated: Sequence[str], iterations: int) -> list[str]:
+    """The table's models in order: the base, those that params name, CSR 1..T."""
+    return [BASE, *evaluated, *(f"csr-{t}" for t in range(1, iterations + 1))]
+
+
+def label(model: str) -> str:
+    """A model's name as readers know it."""
+    return LABELS.get(model) or (f"CSR {model[4:]}" if model.startswith("csr-") else model)
+
+
+def read_all(folder: Path | str, models: Sequence[str]) -> dict[str, Metrics | None]:
+    """Each model's metrics; None where there is no file. Raises RecordError if the base's is missing or a file is malformed."""
+    found: dict[str, Metrics | None] = {}
+    for model in models:
+        path = Path(folder) / f"{model}.json"
+        if not path.is_file() and model == BASE:
+            raise RecordError(f"no {path}: every model is compared with the base; run `dvc repro evaluate_base`")
+        try:
+            found[model] = read_metrics(path) if path.is_file() else None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RecordError(f"{path} is no metrics file: {error}; run the model's evaluate stage again") from error
+    return found
+
+
+def build(metrics: Mapping[str, Metrics | None]) -> Table:
+    """The results table. A section that the base has no key of (as novel art outside the world) is left out."""
+    base = metrics[BASE] or {}
+    sections = []
+    for title, columns in SECTIONS:
+        if any(find(base, column.key) is not None for column in columns):
+            rows = [row for model, figures in metrics.items() for row in _rows(model, figures, columns)]
+            sections.append(Section(title, columns, rows))
+    return Table(sections, _notes(sections))
+
+
+def find(metrics: Metrics, key: str) -> Metric | None:
+    """A metric by key; the mean F1 is made from its three parts."""
+    if key != MEAN_F1 or key in metrics:
+        return metrics.get(key)
+    parts = [metrics.get(f"pope/{split}/f1") for split in POPE_SPLITS]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    if missing := [part for part in known if part.value is None]:
+        return missing[0]
+    errors = [part.se for part in known if part.se is not None]
+    value = sum(part.value or 0.0 for part in known) / len(known)
+    return Metric(value, sum(errors) / len(known) if len(errors) == len(known) else None, sum(part.n or 0 for part in known))
+
+
+def _rows(model: str, metrics: Metrics | None, columns: Sequence[Column]) -> list[Row]:
+    """A model's row, and its control's where the columns have one."""
+    rows = [Row(model, label(model), False, [_cell(model, metrics, column) for column in columns])]
+    controls = [_control_cell(metrics or {}, column.key) for column in columns]
+    if model != BASE and any(cell != Cell() for cell in controls):
+        rows.append(Row(model, CONTROL_LABEL, True, controls))
+    return rows
+
+
+def _cell(model: str, metrics: Metrics | None, column: Column) -> Cell:
+    if metrics is None:
+        return Cell(reason=f"{label(model)} is not evaluated: there is no reports/metrics/{model}.json")
+    metric = find(metrics, column.key)
+    if metric is None:
+        return Cell(reason=f"reports/metrics/{model}.json has no {column.key}")
+    if metric.value is None:
+        return Cell(reason=metric.reason)
+    gap, p = metrics.get(f"{column.key}_vs_base"), p_against_base(metrics, column.key)
+    better = None
+    if gap and gap.value and column.better:
+        better = (gap.value > 0) == (column.better == "up")
+    return Cell(metric.value, metric.se, p, better)
+
+
+def p_against_base(metrics: Metrics, key: str) -> float | None:
+    """The paired p-value of a metric against the base's: POPE's accuracy has McNemar's under `p_vs_base`."""
+    prefix, _, name = key.rpartition("/")
+    metric = metrics.get(f"{prefix}/p_vs_base" if name == "accuracy" else f"{key}_p_vs_base")
+    return metric.value if metric else None
+
+
+def control_key(key: str) -> str:
+    """The truncation control's key of a CHAIR metric's."""
+    prefix, _, name = key.rpartition("/")
+    return f"{prefix}/truncated_base/{name}"
+
+
+def _control_cell(metrics: Metrics, key: str) -> Cell:
+    metric = metrics.get(control_key(key))
+    return Cell(metric.value, metric.se, reason=metric.reason) if metric else Cell()
+
+
+def _notes(sections: Sequence[Section]) -> list[str]:
+    """What the marks mean, then one note for each reason of a missing figure."""
+    notes = [
+        "Percent, but words and repeats (mentions beyond the first of each object) per description; ± one standard error, "
+        "bootstrapped over images (mean F1: the mean of its three errors, an upper bound).",
+        "* p < 0.05, ** p < 0.01 against the base on the same images (McNemar for accuracy, else paired bootstrap), "
+        "uncorrected for the number of comparisons.",
+        f"{CONTROL_LABEL}: the base's descriptions cut to the mean length of the model above it.",
+    ]
+    return notes + [f"n/a [{number}]: {reason}" for number, reason in enumerate(reasons(sections), 1)]
+
+
+def reasons(sections: Sequence[Section]) -> list[str]:
+    """The distinct reasons of missing figures, in order of appearance."""
+    cells = [cell for section in sections for row in section.rows for cell in row.cells]
+    return list(dict.fromkeys(cell.reason for cell in cells if cell.reason))
+
+
+def figure(cell: Cell, column: Column, reasons: Sequence[str]) -> str:
+    """A cell as text: "43.2 ± 1.6**", "n/a [1]", or nothing."""
+    if cell.value is None:
+        return f"n/a [{reasons.index(cell.reason) + 1}]" if cell.reason else ""
+    error = f" ± {cell.se:.{column.digits}f}" if cell.se is not None else ""
+    return f"{cell.value:.{column.digits}f}{error}{mark(cell)}"
+
+
+def mark(cell: Cell) -> str:
+    """The significance mark of a difference from the base."""
+    return next((sign for level, sign in LEVELS if cell.p is not None and cell.p < level), "")
+
+
+def write(table: Table, folder: Path | str) -> None:
+    """Write results.md, results.csv and results.json."""
+    folder = Path(folder)
+    for name, text in (("results.md", to_markdown(table)), ("results.json", to_json(table))):
+        with atomic_write(folder / name) as file:
+            file.write(text)
+    with atomic_write(folder / "results.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["section", "model", "row", "metric", "value", "se", "p_vs_base", "reason"])
+        for section in table.sections:
+            for row in section.rows:
+                for column, cell in zip(section.columns, row.cells, strict=True):
+                    if cell != Cell():
+                        key = control_key(column.key) if row.control else column.key
+                        kind = "control" if row.control else "model"
+                        writer.writerow([section.title, row.model, kind, key, cell.value, cell.se, cell.p, cell.reason])
+
+
+def to_markdown(table: Table) -> str:
+    """The table as Markdown, a heading for each section."""
+    known = reasons(table.sections)
+    lines = ["# Results", ""]
+    for section in table.sections:
+        head = [column.title + ARROWS[column.better] for column in section.columns]
+        lines += [f"## {section.title}", "", _markdown_row(["model", *head]), "|:--" + "|--:" * len(head) + "|"]
+        for row in section.rows:
+            cells = [
+                figure(cell, column, known).replace("*", "\\*") for cell, column in zip(row.cells, section.columns, strict=True)
+            ]
+            lines.append(_markdown_row([f"*{row.label}*" if row.control else f"**{row.label}**", *cells]))
+        lines.append("")
+    notes = [note.replace("*", "\\*") for note in table.notes]
+    return "\n".join([*lines, *(f"- {note}" for note in notes), ""])
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("_", "\\_") for cell in cells) + " |"
+
+
+def to_json(table: Table) -> str:
+    """The table as JSON, read back by `from_json`."""
+    return json.dumps(dataclasses.asdict(table), indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> Table:
+    """A table from its JSON form. Raises RecordError if it does not match."""
+    return from_dict(Table, json.loads(text))
+
+
+def print_results(path: Path | str = "reports/tables/results.json", console: Console | None = None) -> None:
+    """Print the last table in the terminal, without making it again. Raises RecordError if there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise RecordError(f"no {path}: run `dvc repro` first")
+    try:
+        table = from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{path} is no results table: {error}; run `dvc repro report`") from error
+    print_table(table, console)
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print the table in the terminal; green is significantly better than the base, red significantly worse."""
+    console = console or Console()
+    known = reasons(table.sections)
+    for section in table.sections:
+        view = RichTable(title=section.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        view.add_column("")
+        for column in section.columns:
+            view.add_column(column.title + ARROWS[column.better], justify="right")
+        for row in section.rows:
+            pairs = zip(row.cells, section.columns, strict=True)
+            style = "dim" if row.control else ""
+            cells = [Text(figure(cell, column, known), style=_colour(cell)) for cell, column in pairs]
+            view.add_row(Text(row.label), *cells, style=style)
+        console.print(view)
+        console.print()
+    for note in table.notes:
+        console.print(Text(note, style="dim"))
+
+
+def _colour(cell: Cell) -> str:
+    if not mark(cell) or cell.better is None:
+        return ""
+    return "green" if cell.better else "red"

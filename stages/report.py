@@ -1,0 +1,74 @@
+"""The report: tables, figures and a page from the metrics, and the experiment's row in MLflow.
+
+Run:    python -m lookagain.launch report
+Reads:  reports/metrics/, data/answers/, data/pairs/, data/benchmarks/<evaluate.split>/, data/sample/, models/*/*.json
+Writes: reports/tables/, reports/figures/ (results as PNG and SVG, images.png), reports/index.html
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from lookagain import runtime, tracking
+from lookagain.params import flatten, load_params
+from lookagain.records import atomic_write
+from lookagain.report import examples, figures, page, tables
+
+
+def main() -> None:
+    """Write and print the report."""
+    params = load_params()
+    evaluated = params.evaluate.models
+    models = tables.models_of(list(evaluated), params.csr.iterations)
+    chain = [model for model in models if model.startswith("csr-")]
+    policies = list(dict.fromkeys(["base", *params.methods.values(), *(entry.policy for entry in evaluated.values()), *chain]))
+    sources = [*params.methods, *chain]
+    with runtime.stage("report", params, ["reports/metrics"]) as run:
+        if not run.is_main:
+            return
+        metrics = tables.read_all("reports/metrics", models)
+        table = tables.build(metrics)
+        tables.write(table, "reports/tables")
+        figures.write(metrics, figures.read_logs("models", policies), "reports/figures")
+        benchmark, seed, pixels = f"data/benchmarks/{params.evaluate.split}", params.seed, params.data.max_image_pixels
+        examples.contact_sheet(f"{benchmark}/images", seed, pixels).save("reports/figures/images.png")
+        shown = ["base", *[model for model, entry in evaluated.items() if not entry.dar][-1:], chain[-1]]
+        files = [f"data/answers/{model}.jsonl" for model in shown] + [f"data/pairs/{source}.jsonl" for source in sources]
+        absent = [f"nothing is shown of {path}: no such file here" for path in files if not Path(path).is_file()]
+        content = page.Content(
+            metrics=metrics,
+            table=table,
+            figures=Path("reports/figures"),
+            params={key: value for key, value in flatten(params).items() if not key.startswith("runtime.")},
+            revision=revision(),
+            lineages=page.read_lineages("models", policies),
+            gallery=examples.read_gallery(benchmark, "data/answers", shown, seed, pixels),
+            pairs=examples.read_pairs("data/pairs", "data/sample/images", sources, seed, pixels),
+            missing=[*page.missing_figures(metrics), *absent, *skipped_images("data/sample/skipped.json")],
+        )
+        with atomic_write("reports/index.html") as file:
+            file.write(page.render(content))
+        tables.print_table(table)
+        print("reports/index.html shows all of it")
+        final = {
+            f"{model}/{key}": metric.value
+            for model, known in metrics.items()
+            for key, metric in (known or {}).items()
+            if metric.value is not None
+        }
+        tracking.parent(final, ["reports/index.html", "reports/tables"])
+
+
+def revision() -> str:
+    """The git revision that the report's numbers come from, with a mark where files differ from it."""
+    root = os.environ.get("DVC_ROOT") or "."
+    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown (no git repository)"
+
+
+def skipped_images(path: str) -> list[str]:
+    """What the sample left out."""
+    skipped = json.loads(Path(path).read_text()) if Path(path).is_file() else []
+    return [f"image {entry['image_id']} of the pool was skipped: {entry['reason']}" for entry in skipped]
