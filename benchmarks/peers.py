@@ -17,7 +17,7 @@ from lookagain.search import Growth, Node, Settings, full_stops, grow_sentences
 
 
 class FreshGrower:
-    """Grows sentences as `search.CachedGrower` does, but prefills image, prompt and response anew for every candidate of a node."""
+    """Grows sentences as `search.CachedGrower` does, but prefills image, prompt and response anew for every candidate."""
 
     def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: Settings):
         self.policy, self.images, self.prompts, self.settings = policy, images, prompts, settings

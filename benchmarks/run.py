@@ -1,7 +1,7 @@
 """Speed against the slow ways, side by side: `make bench`.
 
-Both sides run in this process on the same model and data, in turn; their outputs are compared before any figure is printed. Needs
-models/base, models/reward and data/sample (`dvc repro`). Writes reports/bench.json:
+Both sides run in this process on the same model and data, in turn; their outputs are compared before any figure is
+printed. Needs models/base, models/reward and data/sample (`dvc repro`). Writes reports/bench.json:
 [{"path", "peer", "ours", "ratio", "floor_ratio", "unit"}], medians over the rounds.
 """
 
@@ -28,6 +28,7 @@ from lookagain.rewards import ImageTextScorer
 from lookagain.search import CachedGrower, Settings, search
 
 ROUNDS = 3
+Side = Callable[[], tuple[int, Any]]  # runs once: how much was done, and its outputs
 
 
 def main() -> None:
@@ -74,10 +75,12 @@ def sentence_search(policy: Policy, images: dict[str, Any], params: Any) -> dict
         found = [[node.tokens for node in tree.responses()] for tree in trees]
         return len(some), found
 
-    return side_by_side("sentence search, cache against fresh prefill", "images/s", lambda: by(FreshGrower), lambda: by(CachedGrower))
+    return side_by_side("sentence search, cache against prefill", "images/s", lambda: by(FreshGrower), lambda: by(CachedGrower))
 
 
-def side_by_side(path: str, unit: str, peer: Callable[[], tuple[int, Any]], ours: Callable[[], tuple[int, Any]]) -> dict[str, Any]:
+def side_by_side(
+    path: str, unit: str, peer: Callable[[], tuple[int, Any]], ours: Callable[[], tuple[int, Any]]
+) -> dict[str, Any]:
     """Medians of both sides' rates over rounds in turn. Raises ValueError if their outputs differ."""
     rates: dict[str, list[float]] = {"peer": [], "ours": []}
     for number in range(ROUNDS + 1):

@@ -268,14 +268,13 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 def flatten(params: Any, prefix: str = "") -> dict[str, Any]:
     """Params as flat dotted keys, for tracking: {"lambda": 0.9, "stic.dpo.beta": 0.1, ...}."""
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(params):
-        key = prefix + field.name.rstrip("_")
-        value = getattr(params, field.name)
-        if isinstance(value, dict):
-            value = {name: dataclasses.asdict(entry) if dataclasses.is_dataclass(entry) else entry for name, entry in value.items()}
-        flat.update(flatten(value, key + ".") if dataclasses.is_dataclass(value) else {key: value})
-    return flat
+    if isinstance(params, dict):
+        entries = params.items()
+    elif dataclasses.is_dataclass(params):
+        entries = ((field.name.rstrip("_"), getattr(params, field.name)) for field in dataclasses.fields(params))
+    else:
+        return {prefix.removesuffix("."): params}
+    return {name: leaf for key, value in entries for name, leaf in flatten(value, f"{prefix}{key}.").items()}
 
 
 def _build(cls: type, raw: Any, where: str, path: str) -> Any:
@@ -289,7 +288,7 @@ def _build(cls: type, raw: Any, where: str, path: str) -> Any:
             raise ParamsError(f"{path}: unknown key {_dotted(where, key)!r}; allowed here: {', '.join(names)}")
     for key in names:
         if key not in raw:
-            raise ParamsError(f"{path}: missing key {_dotted(where, key)!r}; presets/tiny.yaml shows every key with its meaning")
+            raise ParamsError(f"{path}: missing key {_dotted(where, key)!r}; presets/tiny.yaml shows every key")
     return cls(**{name: _value(hints[name], raw[key], _dotted(where, key), path) for key, name in names.items()})
 
 
@@ -323,9 +322,13 @@ def _check_relations(params: Params, path: str) -> None:
     """Checks that need two keys."""
     world = params.data.world
     if params.data.source == "world" and params.sample.images > world.pool_scenes:
-        raise ParamsError(f"{path}: sample.images = {params.sample.images} exceeds data.world.pool_scenes = {world.pool_scenes}")
+        raise ParamsError(
+            f"{path}: sample.images = {params.sample.images} exceeds data.world.pool_scenes = {world.pool_scenes}"
+        )
     if params.csr.search.images > params.sample.images:
-        raise ParamsError(f"{path}: csr.search.images = {params.csr.search.images} exceeds sample.images = {params.sample.images}")
+        raise ParamsError(
+            f"{path}: csr.search.images = {params.csr.search.images} exceeds sample.images = {params.sample.images}"
+        )
     if params.csr.search.candidates < 2:
         raise ParamsError(f"{path}: csr.search.candidates = {params.csr.search.candidates} must be 2 or more to make a pair")
     if params.policy.source == "world" and params.data.source != "world":

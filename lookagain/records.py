@@ -48,12 +48,15 @@ class Pair:
     rejected_provenance: list[Provenance]
 
     def check(self) -> None:
+        """Raise RecordError unless each rejected response has its provenance."""
         if len(self.rejected) != len(self.rejected_provenance) or not self.rejected:
             raise RecordError(f"pair {self.id}: {len(self.rejected)} rejected, {len(self.rejected_provenance)} provenances")
 
 
 @dataclass(frozen=True)
 class Turn:
+    """One exchange of a conversation."""
+
     prompt: str
     response: str
 
@@ -114,6 +117,7 @@ class Metric:
     reason: str | None = None
 
     def check(self) -> None:
+        """Raise RecordError unless there is either a value or a reason for none."""
         if (self.value is None) == (self.reason is None):
             raise RecordError(f"a metric has either a value or a reason: {self}")
 

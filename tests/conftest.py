@@ -10,7 +10,7 @@ import pytest
 from lookagain import prompts
 
 WORDS = (
-    "the image shows a beach street dog cat car in left right there is and of USER ASSISTANT : . , ? yes no description".split()
+    ["the", "image", "shows", "a", "beach", "street", "dog", "cat", "car", "in", "left", "right", "there", "is", "and", "of", "USER", "ASSISTANT", ":", ".", ",", "?", "yes", "no", "description"]
 )
 
 
@@ -42,7 +42,8 @@ def build_policy_folder(folder: Path, seed: int = 0) -> Path:
         additional_special_tokens=["<image>"],
     )  # fmt: skip
     template = (
-        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}USER: {% for part in message['content'] %}"
+        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}USER: "
+        "{% for part in message['content'] %}"
         "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }} {% endif %}{% endfor %}"
         "{% else %}ASSISTANT: {{ message['content'][0]['text'] }} {% endif %}{% endfor %}"
         "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
@@ -79,7 +80,7 @@ def policy_folder(tmp_path_factory):
     return build_policy_folder(tmp_path_factory.mktemp("models") / "base")
 
 
-@pytest.fixture()
+@pytest.fixture
 def policy(policy_folder):
     from lookagain.policy import load_policy
 

@@ -86,5 +86,6 @@ def test_datasets_sees_images(tmp_path):
     import datasets
 
     write_shards(tmp_path / "images", [("a", encoded(PICTURE), None)])
-    loaded = datasets.Dataset.from_parquet(str(next((tmp_path / "images").glob("*.parquet"))), cache_dir=str(tmp_path / "cache"))
+    shard = next((tmp_path / "images").glob("*.parquet"))
+    loaded = datasets.Dataset.from_parquet(str(shard), cache_dir=str(tmp_path / "cache"))
     assert loaded[0]["image"].size == (40, 30)

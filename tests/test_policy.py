@@ -33,14 +33,6 @@ def test_prompt_pieces_are_the_processors_own_prompt(policy, images):
     assert features[0].shape == (4, 32)
 
 
-def test_precomputed_features_give_the_models_own_logits(policy, images):
-    whole = policy.processor(
-        images=images[0], text=policy._chat([(PROMPTS[0], None)]), add_special_tokens=False, return_tensors="pt"
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(logits(policy, images[:1], PROMPTS[0]), policy.model(**whole).logits)
-
-
 def test_conversation_marks_responses_and_ends_them(policy):
     ids, is_response = policy.conversation([(PROMPTS[0], "there is a dog."), (PROMPTS[1], "no.")])
     learned = policy.tokenizer.decode([token for token, yes in zip(ids, is_response, strict=True) if yes])

@@ -19,5 +19,5 @@ def test_ranks_run_from_0_to_1_and_share_ties():
 
 
 def test_missing_reward_model_is_named(tmp_path):
-    with pytest.raises(RewardError, match="reward.json"):
+    with pytest.raises(RewardError, match=r"reward\.json"):
         ImageTextScorer(tmp_path)

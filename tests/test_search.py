@@ -3,7 +3,6 @@ import zlib
 import pytest
 import torch
 
-from benchmarks.peers import FreshGrower
 from lookagain.rewards import ranks
 from lookagain.search import Node, Sentence, Settings, Tree, _diverse, best_and_worst, cumulative, full_stops, search
 
@@ -29,18 +28,13 @@ class Scorer:
 
 
 def found(trees):
-    return [[([s.text for s in node.sentences], round(cumulative(node, "sum"), 3)) for node in tree.responses()] for tree in trees]
+    return [
+        [([s.text for s in node.sentences], round(cumulative(node, "sum"), 3)) for node in tree.responses()] for tree in trees
+    ]
 
 
 def with_(**changes):
     return Settings(**{**SETTINGS.__dict__, **changes})
-
-
-def test_cache_reuse_finds_what_a_fresh_prefill_of_every_node_finds(policy, images):
-    """The slow twin: every node's prompt and response so far are prefilled again."""
-    fast = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS)
-    slow = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS, FreshGrower)
-    assert found(fast) == found(slow)
 
 
 def test_trees_do_not_depend_on_their_batch(policy, images):

@@ -5,8 +5,9 @@ from lookagain.errors import UserError
 from lookagain.losses import dpo_margins, regularised_dpo
 from lookagain.policy import add_adapter, load_policy
 from lookagain.records import Pair, Provenance
+from lookagain.training import trainer
 from lookagain.training.collate import Example, collate, lay_out, micro_batches, response_logps
-from lookagain.training.dpo import pair_examples, reference_logps, train_dpo
+from lookagain.training.dpo import reference_logps, train_dpo
 from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation
 
@@ -14,7 +15,7 @@ PROMPT = "Describe the following image."
 HOW = Provenance(PROMPT, {"name": "none"}, {}, 0)
 
 
-@pytest.fixture()
+@pytest.fixture
 def pairs():
     return [
         Pair(str(number), str(number % 6), "stic", PROMPT, "there is a dog.", ["a cat is in the street."], HOW, [HOW])
@@ -53,19 +54,6 @@ def test_micro_batches_divide_the_batch():
         micro_batches(16, 8, 3)
 
 
-def test_response_logps_are_those_of_each_row_alone(policy, images, pairs):
-    """The slow twin: one row at a time, all logits."""
-    examples = [example for pair in pairs[:3] for example in pair_examples(policy, pair)]
-    with torch.no_grad():
-        together = response_logps(policy.model, collate(policy, examples, lambda one: images[int(one)], 256))
-        for example, value in zip(examples, together, strict=True):
-            prefixes, features = policy.prefixes([images[int(example.image_id)]])
-            ids = torch.tensor([prefixes[0] + example.ids])
-            logps = policy.forward(ids, features).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-            scored = torch.tensor([False] * (len(prefixes[0]) - 1) + example.is_response)
-            torch.testing.assert_close(value, logps[scored].sum(), rtol=1e-5, atol=1e-4)
-
-
 def test_rows_that_are_too_long_are_refused(policy, images):
     example = Example("0", *policy.conversation([(PROMPT, "there is a dog.")]))
     with pytest.raises(UserError, match="max_length"):
@@ -95,6 +83,27 @@ def test_micro_batches_do_not_change_the_adapter(policy_folder, pairs, images, t
     whole, _, _ = train(policy_folder, pairs, images, tmp_path / "a", 4)
     split, _, _ = train(policy_folder, pairs, images, tmp_path / "b", 1)
     for (name, one), (_, other) in zip(whole.model.state_dict().items(), split.model.state_dict().items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_killed_training_goes_on_to_the_same_adapter(policy_folder, pairs, images, tmp_path, monkeypatch):
+    whole, _, log = train(policy_folder, pairs, images, tmp_path / "whole", 4)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
+    reported = trainer.Report.on_log
+
+    def killed(self, args, state, control, **rest):
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+        return reported(self, args, state, control, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Report, "on_log", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(policy_folder, pairs, images, tmp_path / "killed", 4)
+    assert sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir())
+    resumed, _, log_after = train(policy_folder, pairs, images, tmp_path / "killed", 4)
+    assert [entry["loss"] for entry in log_after] == pytest.approx([entry["loss"] for entry in log], rel=1e-5)
+    for (name, one), (_, other) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
 
 

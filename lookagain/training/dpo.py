@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def reference_logps(
 ) -> list[list[float]]:
     """Log-probs of each pair's responses under the policy as it is, chosen first: one batch, before an adapter is added."""
     examples = [pair_examples(policy, pair) for pair in pairs]
-    logps = iter(response_logps(policy.model, collate(policy, sum(examples, []), load_image, max_length)).tolist())
+    logps = iter(response_logps(policy.model, collate(policy, list(chain(*examples)), load_image, max_length)).tolist())
     return [[next(logps) for _ in rows] for rows in examples]
 
 
@@ -71,7 +72,7 @@ def train_dpo(
 
     def batch(items: list[dict[str, Any]]) -> dict[str, PairBatch]:
         groups = [examples[item["pair"]] for item in items]
-        rows = collate(policy, sum(groups, []), load_image, optimisation.max_length)
+        rows = collate(policy, list(chain(*groups)), load_image, optimisation.max_length)
         owner = [number for number, group in enumerate(groups) for _ in group]
         first = [position == 0 for group in groups for position in range(len(group))]
         reference = [value for item in items for value in references[item["pair"]]]

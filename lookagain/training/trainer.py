@@ -83,12 +83,12 @@ def training_arguments(kind: type[Any], optimisation: Optimisation) -> Any:
 class SaveByTheClock(TrainerCallback):
     """Asks for a checkpoint every so many seconds: a short training writes none."""
 
-    def __init__(self, seconds: float = SAVE_SECONDS):
-        self.seconds, self.last = seconds, time.monotonic()
+    def __init__(self) -> None:
+        self.last = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:  # noqa: D102
         # Several processes must save at one step, and their clocks differ: those start over after a kill.
-        if time.monotonic() - self.last > self.seconds and args.world_size == 1:
+        if time.monotonic() - self.last > SAVE_SECONDS and args.world_size == 1:
             control.should_save, self.last = True, time.monotonic()
 
 

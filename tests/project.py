@@ -1,0 +1,92 @@
+"""A whole project in a temporary folder with random models: stages run in it as they do in the repository, in seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from ruamel.yaml import YAML
+
+from lookagain.images import write_shards
+from lookagain.records import Conversation, Turn, write_records
+
+ROOT = Path(__file__).parents[1]
+
+
+def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes) -> Path:
+    """`changes` are params by dotted keys with `__` for the dot, e.g. csr__search__images=4."""
+    shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(policy_folder, folder / "models/base")
+    write_reward(folder / "models/reward")
+    write_params(folder, sample__images=images, csr__search__images=4, stic__describe__items=6, **changes)
+    rng = np.random.default_rng(0)
+    for name in ("sample", "instruct"):
+        rows = [(f"{name}_{number}", _png(rng), None) for number in range(images)]
+        write_shards(folder / "data" / name / "images", rows)
+    turns = [Turn("Describe the following image.", "there is a dog."), Turn("is there a cat?", "no.")]
+    conversations = [Conversation(f"c{number}", f"instruct_{number}", turns) for number in range(images)]
+    write_records(folder / "data/instruct/conversations.jsonl", conversations)
+    return folder
+
+
+def write_params(folder: Path, **changes) -> None:
+    """params.yaml with small numbers and the given changes."""
+    yaml = YAML()
+    params = yaml.load((ROOT / "presets/smoke.yaml").read_text())
+    small = {
+        "runtime__batch_size": 8, "stic__pairs__max_new_tokens": 12, "stic__describe__max_new_tokens": 12,
+        "csr__search__max_sentence_tokens": 6, "csr__search__max_sentences": 3, "stic__dpo__batch_size": 4,
+        "csr__dpo__batch_size": 4, "stic__sft__batch_size": 4, "evaluate__chair__max_new_tokens": 12,
+    }  # fmt: skip
+    for key, value in {**small, **changes}.items():
+        *sections, last = key.split("__")
+        place = params
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+
+
+def write_reward(folder: Path) -> None:
+    """A random open_clip model with open_clip's own tokenizer."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    folder.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": [16, 16]}}))
+    (folder / "reward.json").write_text(json.dumps({"model": "local-dir:models/reward", "pretrained": None}))
+
+
+def run_stage(folder: Path, *arguments: str, config: str | None = None, check: bool = True) -> subprocess.CompletedProcess:
+    """`python -m lookagain.launch ...` in the project, with an Accelerate config if one is named."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | ({"ACCELERATE_CONFIG": config} if config else {})
+    command = [sys.executable, "-m", "lookagain.launch", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def _png(rng: np.random.Generator) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (24, 28, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()

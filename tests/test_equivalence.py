@@ -1,0 +1,50 @@
+"""Every fast path against its slow twin, in fp32: the same tokens, the same figures."""
+
+import torch
+from test_generation import GREEDY, answer, requests  # noqa: F401
+from test_policy import PROMPTS, logits
+from test_search import PROMPT, SETTINGS, Scorer, found
+from test_training import pairs  # noqa: F401
+
+from benchmarks.peers import FreshGrower
+from lookagain.search import search
+from lookagain.training.collate import collate, response_logps
+from lookagain.training.dpo import pair_examples
+
+
+def test_greedy_is_transformers_greedy(policy, images, requests):  # noqa: F811
+    """The slow twin: `generate`, one prompt at a time."""
+    for request, response in zip(requests[:6], answer(policy, requests[:6], images, GREEDY), strict=True):
+        text = policy._chat([(request.prompt, None)])
+        image = images[int(request.image_id)]
+        inputs = policy.processor(images=image, text=text, add_special_tokens=False, return_tensors="pt")
+        ids = policy.model.generate(**inputs, do_sample=False, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
+        assert policy.text(ids) == response
+
+
+def test_cache_reuse_finds_what_a_fresh_prefill_of_every_node_finds(policy, images):
+    """The slow twin: every node's prompt and response so far are prefilled again."""
+    fast = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS)
+    slow = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS, FreshGrower)
+    assert found(fast) == found(slow)
+
+
+def test_response_logps_are_those_of_each_row_alone(policy, images, pairs):  # noqa: F811
+    """The slow twin: one row at a time, all logits."""
+    examples = [example for pair in pairs[:3] for example in pair_examples(policy, pair)]
+    with torch.no_grad():
+        together = response_logps(policy.model, collate(policy, examples, lambda one: images[int(one)], 256))
+        for example, value in zip(examples, together, strict=True):
+            prefixes, features = policy.prefixes([images[int(example.image_id)]])
+            ids = torch.tensor([prefixes[0] + example.ids])
+            logps = policy.forward(ids, features).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+            scored = torch.tensor([False] * (len(prefixes[0]) - 1) + example.is_response)
+            torch.testing.assert_close(value, logps[scored].sum(), rtol=1e-5, atol=1e-4)
+
+
+def test_precomputed_features_give_the_models_own_logits(policy, images):
+    whole = policy.processor(
+        images=images[0], text=policy._chat([(PROMPTS[0], None)]), add_special_tokens=False, return_tensors="pt"
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(logits(policy, images[:1], PROMPTS[0]), policy.model(**whole).logits)

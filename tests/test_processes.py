@@ -1,0 +1,41 @@
+"""Two processes give what one gives: pairs and searches to the byte, adapters to 1e-5."""
+
+import pytest
+from project import build_project, run_stage
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+STAGES = [
+    ("generate_pairs", "stic"),
+    ("train_dpo", "stic", "stic-stage1"),
+    ("describe_images",),
+    ("train_sft",),
+    ("search", "1", "base"),
+]
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory, policy_folder):
+    folders = []
+    for name, config in (("one", None), ("two", "configs/accelerate/cpu-2.yaml")):
+        folder = build_project(tmp_path_factory.mktemp(name) / "project", policy_folder)
+        for stage in STAGES:
+            run_stage(folder, *stage, config=config)
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.parametrize("file", ["pairs/stic.jsonl", "pairs/csr-1.jsonl"])
+def test_data_are_equal_to_the_byte(projects, file):
+    one, two = ((folder / "data" / file).read_bytes() for folder in projects)
+    assert len(one.splitlines()) >= 3
+    assert one == two
+
+
+@pytest.mark.parametrize("model", ["stic-stage1/adapters/00-stic-stage1", "stic/adapters/00-stic"])
+def test_adapters_are_equal(projects, model):
+    one, two = (load_file(folder / "models" / model / "adapter_model.safetensors") for folder in projects)
+    assert one.keys() == two.keys()
+    assert any(value.abs().max() > 0 for name, value in one.items() if "lora_B" in name)
+    for name in one:
+        assert_close(one[name], two[name], rtol=1e-5, atol=1e-5, msg=name)
