@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from lookagain.params import Params
 
 app = typer.Typer(
-    help="Self-training of vision-language models, reproduced.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Self-training of vision-language models, reproduced.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 

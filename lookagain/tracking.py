@@ -383,6 +383,9 @@ def _dvc_rows() -> list[tuple[str | None, dict[str, Any], dict[str, float]]]:
         data = row.get("data") or {}
         params = ((data.get("params") or {}).get("params.yaml") or {}).get("data")
         files = {Path(path).stem: entry.get("data") or {} for path, entry in (data.get("metrics") or {}).items()}
+        if params:  # files of models that earlier params asked for may still lie there
+            rows_of = {"base", *params["evaluate"]["models"], *(f"csr-{t + 1}" for t in range(params["csr"]["iterations"]))}
+            files = {model: values for model, values in files.items() if model in rows_of}
         metrics = {f"{model}/{key}": m["value"] for model, values in files.items() for key, m in values.items()}
         if params and metrics:
             found.append((name, params, {key: value for key, value in metrics.items() if value is not None}))

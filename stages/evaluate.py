@@ -1,6 +1,6 @@
 """Evaluate one model on POPE and CHAIR: every question it has not answered yet, then scores, errors and paired tests.
 
-Run:    python -m lookagain.launch evaluate MODEL POLICY [--dar] [--parent MODEL]
+Run:    python -m lookagain.launch evaluate MODEL POLICY [--dar[=false]] [--parent MODEL]
         MODEL names the outputs, POLICY the folder under models/; --dar describes before it responds (STIC section 4);
         --parent is the model that paired tests are made against beside the base (CSR: the iteration before).
 Reads:  models/, data/benchmarks/<evaluate.split>/, data/answers/base.jsonl and that of the parent
@@ -27,7 +27,7 @@ UNSCORED = "scored over all descriptions, not one by one"
 def main(model: str, policy: str, *options: str) -> None:
     """Answer and score; the model is loaded only if an answer is missing."""
     parser = argparse.ArgumentParser("evaluate")
-    parser.add_argument("--dar", action="store_true")
+    parser.add_argument("--dar", nargs="?", const="true", default="false", choices=["true", "false"])
     parser.add_argument("--parent")
     chosen = parser.parse_args(options)
     params = load_params()
@@ -70,7 +70,7 @@ def main(model: str, policy: str, *options: str) -> None:
         )
         questions = annotations.questions
         prompts = [Prompt(q.image_id, q.prompt, decoding_of(q.benchmark, chair.max_new_tokens)) for q in questions]
-        if chosen.dar:
+        if chosen.dar == "true":
             prompts = engine.describe(prompts, chair.prompt, decoding_of("chair", chair.max_new_tokens), "descriptions")
         answers = []
         for question, prompt, response in zip(questions, prompts, engine.answer(prompts, "answers"), strict=True):

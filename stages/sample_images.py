@@ -2,9 +2,9 @@
 
 Run:    python -m lookagain.launch sample_images
 Reads:  data/pool/images/
-Writes: data/sample/images/, data/sample/skipped.json: [{"image_id", "reason"}] of unreadable images that were drawn and replaced
+Writes: data/sample/images/, data/sample/skipped.json: [{"image_id", "reason"}] of unreadable images, drawn and replaced
 
-An image's rank is a hash of (seed, id), so that the draw does not depend on the pool's order, and a larger sample holds a smaller.
+An image's rank is a hash of (seed, id): the draw does not depend on the pool's order, and a larger sample holds a smaller one.
 """
 
 import json

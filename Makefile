@@ -1,0 +1,59 @@
+# Each target is a thin line over a real tool; after `source .venv/bin/activate` the tools can be used as their own docs say.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)# the stages that DVC starts find the same Python
+
+.PHONY: help setup repro test lint bench ui push deps lock
+
+help:
+	@echo "make repro   run the pipeline (what is missing or changed) and print the results"
+	@echo "make test    tests, the whole pipeline in small among them"
+	@echo "make lint    style and types"
+	@echo "make bench   speed against the plain ways of doing the same"
+	@echo "make ui      MLflow on 127.0.0.1"
+	@echo "make push    outputs and experiments to the remote"
+
+setup: $(READY)
+
+# The environment, exactly as locked; made again when the lock or the package's own description changes.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, this is {sys.version}")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: $(READY)
+	@$(BIN)/lookagain params
+	$(BIN)/dvc repro --pull
+	@$(BIN)/lookagain results
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.run
+
+ui: $(READY)
+	@exec $(BIN)/lookagain ui
+
+push: $(READY)
+	$(BIN)/dvc push --run-cache
+	@if git remote get-url origin >/dev/null 2>&1; then $(BIN)/dvc exp push origin --all-commits; \
+	else echo "no git remote 'origin': experiments stay here, outputs are in the DVC remote"; fi
+
+# For developers: each stage's deps from its imports, and the lock from pyproject.toml.
+deps: $(READY)
+	$(BIN)/python tests/test_layers.py
+
+lock: $(READY)
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--extra dev pyproject.toml -o requirements.lock
