@@ -56,7 +56,7 @@ def decode(data: bytes, name: str, max_pixels: int) -> PILImage.Image:
             image.load()
             if "A" in image.getbands() or "transparency" in image.info:
                 layer = image.convert("RGBA")
-                image = PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer)
+                return PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
             return image.convert("RGB")
     except ImageError:
         raise

@@ -268,13 +268,11 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 def flatten(params: Any, prefix: str = "") -> dict[str, Any]:
     """Params as flat dotted keys, for tracking: {"lambda": 0.9, "stic.dpo.beta": 0.1, ...}."""
-    if isinstance(params, dict):
-        entries = params.items()
-    elif dataclasses.is_dataclass(params):
-        entries = ((field.name.rstrip("_"), getattr(params, field.name)) for field in dataclasses.fields(params))
-    else:
+    if dataclasses.is_dataclass(params):
+        params = {field.name.rstrip("_"): getattr(params, field.name) for field in dataclasses.fields(params)}
+    if not isinstance(params, dict):
         return {prefix.removesuffix("."): params}
-    return {name: leaf for key, value in entries for name, leaf in flatten(value, f"{prefix}{key}.").items()}
+    return {name: leaf for key, value in params.items() for name, leaf in flatten(value, f"{prefix}{key}.").items()}
 
 
 def _build(cls: type, raw: Any, where: str, path: str) -> Any:
