@@ -120,7 +120,7 @@ def stage(name: str, params: Any, inputs: Sequence[Path | str] = ()) -> Iterator
     """
     index, world_size = _processes()
     if missing := [str(path) for path in inputs if not Path(path).exists()]:
-        raise StageError(f"{name}: no {', '.join(missing)}; `dvc repro {name}` makes what a stage needs first")
+        raise StageError(f"{name}: no {', '.join(missing)}; `dvc repro` makes what is missing")
     folder = root() / ".resume" / name / fingerprint(name, params, inputs)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(Path(".resume") / f"{name}.lock", name, index), _alone(folder, index):

@@ -1,0 +1,99 @@
+"""Params: every preset loads, and whatever is wrong in a file is one clear error."""
+
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from lookagain.params import ParamsError, flatten, load_params
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+
+
+def changed(tmp_path, **values):
+    """params.yaml with some values changed as `dvc exp run -S` does it; keys are dotted, `__` for the dot."""
+    yaml = YAML()
+    params = yaml.load((ROOT / "presets/tiny.yaml").read_text())
+    for key, value in values.items():
+        *sections, last = key.removesuffix("_").split("__")
+        place = params
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        yaml.dump(params, file)
+    return path
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets_load(path):
+    load_params(path)
+
+
+def test_tiny_is_what_is_committed():
+    assert (ROOT / "presets/tiny.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_presets_have_the_same_keys():
+    assert {path.stem for path in PRESETS} >= {"tiny", "smoke", "llava-1.5-7b"}
+    keys = {path.stem: set(flatten(load_params(path))) for path in PRESETS}
+    assert all(found == keys["tiny"] for found in keys.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lamda": 1}, "unknown key 'lamda'"),
+        ({"lambda_": "0.9"}, "lambda = '0.9' is str, must be float"),
+        ({"lambda_": ""}, "lambda = '' is str"),
+        ({"lambda_": None}, "lambda = None"),
+        ({"lambda_": True}, "lambda = True is bool"),
+        ({"lambda_": 1.5}, "lambda = 1.5 must lie between 0 and 1"),
+        ({"lambda_": float("nan")}, "lambda = nan must lie between"),
+        ({"csr__iterations": 9}, "csr.iterations = 9 must lie between 1 and 8"),
+        ({"csr__iterations": 0}, "csr.iterations = 0"),
+        ({"csr__iterations": 2.5}, "csr.iterations = 2.5 is float, must be int"),
+        ({"csr__search__candidates": 1}, "csr.search.candidates = 1"),
+        ({"csr__search__images": 601}, "csr.search.images = 601 exceeds sample.images"),
+        ({"sample__images": 5000}, "sample.images = 5000 exceeds data.world.pool_scenes"),
+        ({"stic__dpo__learning_rate": -1e-4}, "stic.dpo.learning_rate"),
+        ({"stic__dpo__bta": 0.1}, "unknown key 'stic.dpo.bta'"),
+        ({"evaluate__split": "train"}, "evaluate.split = 'train', allowed: test, validation"),
+        ({"csr": 3}, "csr must be a section"),
+        ({"policy__source": "world", "data__source": "coco"}, "policy.source = world needs data.source = world"),
+    ],
+    ids=str,
+)
+def test_bad_values(tmp_path, values, message):
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        load_params(changed(tmp_path, **values))
+
+
+def test_missing_key(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("".join(line for line in (ROOT / "presets/tiny.yaml").open() if not line.startswith("seed:")))
+    with pytest.raises(ParamsError, match="missing key 'seed'"):
+        load_params(path)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: b: c", "lambda: {", "just text"])
+def test_files_that_are_no_params(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=re.escape(str(path))):
+        load_params(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ParamsError, match="no params file"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_small_floats_as_dvc_writes_them(tmp_path):
+    """`-S stic.dpo.learning_rate=5e-7` leaves 5e-07 in the file."""
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "presets/tiny.yaml").read_text().replace("learning_rate: 5.0e-4", "learning_rate: 5e-07", 1))
+    assert load_params(path).stic.dpo.learning_rate == 5e-7

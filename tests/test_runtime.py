@@ -1,0 +1,189 @@
+"""Stages: one at a time, whole after a kill, the same by any number of processes, and one line for a user's error."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lookagain import runtime
+from lookagain.runtime import StageError, check_processes, fingerprint
+
+ROOT = Path(__file__).parents[1]
+TOY = """
+import json, os, time
+from dataclasses import dataclass
+from pathlib import Path
+from lookagain import runtime
+from lookagain.params import load_params
+
+@dataclass
+class Item:
+    id: str
+
+def main(batches="4", fail=""):
+    params = load_params()
+    with runtime.stage("toy", params, ["params.yaml"]) as run:
+        def work(batch):
+            if batch[0].id == fail:
+                raise RuntimeError("a bug")
+            with open(f"worked-{run.index}", "a") as file:
+                file.write(batch[0].id + "\\n")
+            time.sleep(float(os.environ.get("SLOW", "0")))
+            return [(item.id, 0.1) for item in batch]
+        dealt = [[Item(f"{number}.{place}") for place in range(3)] for number in range(int(batches))]
+        results = run.map_batches(dealt, work, "items")
+        Path(f"results-{run.index}.json").write_text(json.dumps([run.world_size, results]))
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(ROOT / "presets/tiny.yaml", tmp_path / "params.yaml")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/toy.py").write_text(TOY)
+    return tmp_path
+
+
+def environment(**settings):
+    kept = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT")}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | settings
+
+
+def launch(project, *arguments, **settings):
+    command = [sys.executable, "-m", "lookagain.launch", *arguments]
+    return subprocess.run(
+        command, cwd=project, env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def results(project, index=0):
+    return json.loads((project / f"results-{index}.json").read_text())
+
+
+def wait_for(condition, seconds=20):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "nothing happened in time"
+        time.sleep(0.02)
+
+
+def test_results_keep_their_order_and_the_resume_folder_goes(project):
+    assert launch(project, "toy").returncode == 0
+    assert results(project) == [1, [[f"{number}.{place}", 0.1] for number in range(4) for place in range(3)]]
+    assert not list((project / ".resume").rglob("*.json"))
+
+
+def test_a_killed_stage_goes_on_from_there(project):
+    command = [sys.executable, "-m", "lookagain.launch", "toy"]
+    running = subprocess.Popen(command, cwd=project, env=environment(SLOW="0.3"), stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(list((project / ".resume").rglob("*.json"))) >= 2)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    kept = len(list((project / ".resume").rglob("*.json")))
+    (project / "worked-0").unlink()
+    assert launch(project, "toy").returncode == 0
+    assert len((project / "worked-0").read_text().split()) == 4 - kept
+    assert [entry[0] for entry in results(project)[1]] == [f"{number}.{place}" for number in range(4) for place in range(3)]
+
+
+def test_a_second_process_is_refused_and_the_first_goes_on(project):
+    command = [sys.executable, "-m", "lookagain.launch", "toy"]
+    running = subprocess.Popen(command, cwd=project, env=environment(SLOW="0.5"), stderr=subprocess.DEVNULL)
+    wait_for(lambda: (project / "worked-0").exists())
+    second = launch(project, "toy")
+    assert second.returncode == 1
+    assert f"toy is already running here as process {running.pid}" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert running.wait(timeout=20) == 0
+    assert len(results(project)[1]) == 12
+
+
+def test_two_processes_give_what_one_gives(project):
+    done = launch(project, "toy", "5", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    assert done.returncode == 0, done.stderr
+    assert results(project, 0)[0] == results(project, 1)[0] == 2
+    two = results(project, 0)[1]
+    assert two == results(project, 1)[1]
+    assert len((project / "worked-1").read_text().split()) == 2
+    assert launch(project, "toy", "5").returncode == 0
+    assert results(project)[1] == two
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (["nope"], {}, "no stage 'nope'"),
+        ([], {}, "stages: toy"),
+        (["toy", "1", "2", "3"], {}, "too many positional arguments"),
+        (
+            ["toy"],
+            {"ACCELERATE_CONFIG": "nope.yaml"},
+            "nope.yaml: no such file; configs/accelerate/ holds cpu-2.yaml, cpu.yaml",
+        ),
+    ],
+)
+def test_mendable_errors_are_one_line(project, arguments, settings, message):
+    done = launch(project, *arguments, **settings)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_bad_params_stop_a_stage_before_it_loads_anything(project):
+    (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("lambda: 0.9", 'lambda: "0.9"'))
+    (project / "stages/toy.py").write_text("import torch_is_not_reached")
+    done = launch(project, "toy", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "lambda = '0.9'" in done.stderr
+
+
+def test_a_bug_keeps_its_traceback_and_the_finished_batches(project):
+    done = launch(project, "toy", "4", "2.0")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "a bug" in done.stderr
+    assert len(list((project / ".resume").rglob("*.json"))) == 2
+
+
+def test_fewer_processes_than_asked_for_are_refused(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("distributed_type: MULTI_CPU\nnum_processes: 2\n")
+    with pytest.raises(StageError, match="asks for num_processes: 2, but 1 started"):
+        check_processes(config, 1)
+    check_processes(ROOT / "configs/accelerate/cpu-2.yaml", 2)
+
+
+def test_fingerprint_sees_params_inputs_and_code_but_not_runtime(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("stages", "lookagain", "data"):
+        Path(folder).mkdir()
+    Path("stages/toy.py").write_text("1")
+    Path("data/a").write_text("a")
+    params = {"seed": 0, "runtime": {"batch_size": 1}}
+    seen = [fingerprint("toy", params, ["data"])]
+    assert fingerprint("toy", {**params, "runtime": {"batch_size": 2}}, ["data"]) == seen[0]
+    seen.append(fingerprint("toy", {**params, "seed": 1}, ["data"]))
+    for path in ("data/a", "data/b", "stages/toy.py", "lookagain/x.py"):
+        Path(path).write_text("changed")
+        seen.append(fingerprint("toy", params, ["data"]))
+    assert len(set(seen)) == len(seen)
+
+
+def test_wrong_uses_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with runtime.stage("toy", {}) as run:
+        item = type("Item", (), {"id": "a"})()
+        with pytest.raises(ValueError, match="0 results for a batch of 1"):
+            run.map_batches([[item]], lambda batch: [], "x")
+        with pytest.raises(ValueError, match="called twice"):
+            run.map_batches([], list, "x")
+    with pytest.raises(StageError, match="no data/none"), runtime.stage("toy", {}, ["data/none"]):
+        pass
