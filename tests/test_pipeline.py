@@ -1,0 +1,113 @@
+"""The whole pipeline on preset `smoke`, by the commands that a user types, in a copy of the working tree."""
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lookagain.params import load_params
+from lookagain.records import read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(folder: Path, *command: str) -> str:
+    """A command's output; its exit code must be 0."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "ACCELERATE_", "GIT_"))}
+    kept |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    for who in ("AUTHOR", "COMMITTER"):
+        kept |= {f"GIT_{who}_NAME": "test", f"GIT_{who}_EMAIL": "test@example.org"}
+    done = subprocess.run(
+        command, cwd=folder, env=kept, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)} exited {done.returncode}:\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+def stages_run(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '(?:.*:)?([^']+)'", output))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository of its own, with `smoke` run once: (folder, output of the run)."""
+    folder = tmp_path_factory.mktemp("pipeline") / "lookagain"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.endswith("dvc.lock") and not name.startswith("reports/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet", "--initial-branch=main")
+    run(folder, sys.executable, "-m", "lookagain.cli", "use", "smoke")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message=start")
+    return folder, run(folder, "dvc", "repro")
+
+
+def models(folder: Path) -> list[str]:
+    params = load_params(folder / "params.yaml")
+    return ["base", *params.evaluate.models, *(f"csr-{t}" for t in range(1, params.csr.iterations + 1))]
+
+
+def test_outputs(repository):
+    folder, _ = repository
+    for model in models(folder):
+        found = read_metrics(folder / "reports/metrics" / f"{model}.json")
+        for key in ("pope/adversarial/accuracy", "chair/chair_s", "chair_sampled/chair_i", "chair/truncated_base/chair_s"):
+            assert key in found or (model == "base" and "truncated" in key), f"{model} has no {key}"
+        assert (folder / "data/answers" / f"{model}.jsonl").stat().st_size
+    assert any((folder / "reports/tables").iterdir())
+    assert (folder / "reports/index.html").stat().st_size
+    assert run(folder, "git", "status", "--porcelain", "data", "models") == ""
+
+
+def test_tracking_holds_a_parent_with_the_final_metrics_and_a_child_for_each_stage(repository):
+    folder, output = repository
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        (parent,) = connection.execute("select run_uuid from tags where key = 'lookagain.role'").fetchall()
+        metrics = {key for (key,) in connection.execute("select key from latest_metrics where run_uuid = ?", parent)}
+        children = connection.execute("select count(*) from tags where key = 'mlflow.parentRunId'").fetchone()[0]
+        ended = {status for (status,) in connection.execute("select status from runs")}
+        (peak,) = connection.execute("select max(value) from metrics where key = 'peak_memory_gb'").fetchone()
+    assert {key.split("/")[0] for key in metrics} == set(models(folder))
+    assert children >= len(stages_run(output)) - 1
+    assert ended == {"FINISHED"}
+    assert peak < 6
+
+
+def test_again_does_nothing(repository):
+    folder, _ = repository
+    assert stages_run(run(folder, "dvc", "repro")) == set()
+
+
+def test_another_lambda_runs_csr_alone_and_a_second_clone_restores_both(repository, tmp_path):
+    folder, _ = repository
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message=results")
+    iterations = range(1, load_params(folder / "params.yaml").csr.iterations + 1)
+    chain = {f"{stage}@{t}" for stage in ("search", "train_csr", "evaluate") for t in iterations}
+    assert stages_run(run(folder, "dvc", "exp", "run", "--name", "half", "-S", "lambda=0.5")) == chain | {"report"}
+    shown = run(folder, "dvc", "exp", "show", "--json")
+    rows = json.loads(shown[shown.index("[{") :])
+    (experiment,) = [entry for row in rows for entry in row["experiments"] or []]
+    assert experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]["lambda"] == 0.5
+
+    origin, clone = tmp_path / "origin.git", folder.parent / "clone"
+    run(folder, "git", "clone", "--quiet", "--bare", str(folder), str(origin))
+    run(folder, "git", "remote", "add", "origin", str(origin))
+    run(folder, "dvc", "push", "--run-cache")
+    run(folder, "dvc", "exp", "push", "origin", "--all-commits")
+    run(folder, "git", "clone", "--quiet", str(origin), str(clone))
+    assert stages_run(run(clone, "dvc", "repro", "--pull")) == set()
+    assert stages_run(run(clone, "dvc", "exp", "run", "--pull", "-S", "lambda=0.5")) == set()
+    for model in models(folder):
+        metrics = f"reports/metrics/{model}.json"
+        assert (clone / metrics).read_bytes() == (folder / metrics).read_bytes()
