@@ -46,7 +46,7 @@ ui: $(READY)
 	@exec $(BIN)/lookagain ui
 
 push: $(READY)
-	$(BIN)/dvc push --run-cache
+	$(BIN)/dvc push --run-cache --all-commits
 	@if git remote get-url origin >/dev/null 2>&1; then $(BIN)/dvc exp push origin --all-commits; \
 	else echo "no git remote 'origin': experiments stay here, outputs are in the DVC remote"; fi
 

@@ -11,6 +11,7 @@ import inspect
 import os
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 from lookagain.errors import UserError
@@ -54,6 +55,8 @@ def run(arguments: list[str]) -> None:
     known = sorted(path.stem for path in Path("stages").glob("*.py") if path.stem != "__init__")
     if not arguments or arguments[0] not in known:
         raise StageError(f"no stage {' '.join(arguments[:1])!r} in {Path.cwd() / 'stages'}; stages: {', '.join(known)}")
+    # The libraries warn of names that they call themselves; a user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     stage_main = runpy.run_path(str(Path("stages") / f"{arguments[0]}.py"), run_name=f"stages.{arguments[0]}")["main"]
     signature = inspect.signature(stage_main)
     try:

@@ -386,7 +386,7 @@ def _dvc_rows() -> list[tuple[str | None, dict[str, Any], dict[str, float]]]:
         if params:  # files of models that earlier params asked for may still lie there
             rows_of = {"base", *params["evaluate"]["models"], *(f"csr-{t + 1}" for t in range(params["csr"]["iterations"]))}
             files = {model: values for model, values in files.items() if model in rows_of}
-        metrics = {f"{model}/{key}": m["value"] for model, values in files.items() for key, m in values.items()}
+        metrics = {f"{model}/{key}": m.get("value") for model, values in files.items() for key, m in values.items()}
         if params and metrics:
             found.append((name, params, {key: value for key, value in metrics.items() if value is not None}))
     return found
