@@ -159,6 +159,18 @@ def questions(scene: Scene, count: int, rng: np.random.Generator) -> list[Turn]:
     return [existence(scene, name, rng) for name in names]
 
 
+def packed_questions(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """POPE's question about each category that is present and about as many that are absent, in any order.
+
+    No category is asked about twice: an answer could be copied from the first time.
+    """
+    present = scene.names()
+    others = [*absent(scene, len(present), rng), *absent(scene, len(present), rng, plausible=False)]
+    others = list(dict.fromkeys(others[number] for number in rng.permutation(len(others))))[: len(present)]
+    turns = [Turn(IS_THERE.format(with_article(name)), "Yes." if name in present else "No.") for name in (*present, *others)]
+    return [turns[number] for number in rng.permutation(len(turns))]
+
+
 def choice(scene: Scene, rng: np.random.Generator) -> Turn:
     """A multiple-choice question with one present and three absent categories."""
     present = scene.names()
@@ -185,7 +197,7 @@ def other_questions(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 
 def describing(scene: Scene, rng: np.random.Generator, noise_share: float) -> Turn:
-    """A request to describe and its answer: a fifth each in CHAIR's and STIC's step-by-step wording, else in any paper's."""
+    """A request to describe and its answer: a quarter in STIC's bad prompts, the others in the wordings of all papers."""
     drawn = rng.random()
     if drawn < 0.25:
         return Turn(_one(prompts.STIC_BAD, rng), imagined_description(scene, rng))

@@ -1,0 +1,236 @@
+"""The base policy: a LLaVA from scratch in minutes, on a frozen tower that already tells what is where.
+
+Three phases, each needed (without the first two, yes/no answers stay at chance):
+1. Alignment: the projector puts a patch near the word embeddings of its object's category and cell.
+2. Yes/no questions, several about each image in one sequence, until their loss falls: attention learns to match a word of the
+   question with a patch. The key projections of the first two layers start as copies of the query projections, so that it nearly can
+   already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
+3. Mixed conversations, as LLaVA's instruction data are.
+Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    CLIPVisionModel,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from lookagain.records import Turn
+from lookagain.seeds import derive
+from lookagain.world import tokenizer as words
+from lookagain.world.art import NAMES
+from lookagain.world.language import CELLS, packed_questions
+from lookagain.world.optimise import Report, minimise
+from lookagain.world.scenes import Scene
+from lookagain.world.tower import IGNORED, patch_labels
+
+WIDTH, LAYERS, HEADS = 128, 4, 4
+MATCHING_LAYERS = 2  # whose keys start as their queries
+BATCH = 32  # conversations
+ALIGN_BATCH = 64  # scenes
+QUESTIONS = 10  # of one scene in a yes/no sequence
+LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
+LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
+
+
+class PretrainError(RuntimeError):
+    """A base that did not learn to look: the message says which phase failed and what to change."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence: token ids with its image's tokens, labels (IGNORED but for responses), and the image's row."""
+
+    ids: list[int]
+    labels: list[int]
+    row: int
+
+
+def new_llava(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """A LLaVA with this tower and an untrained projector and decoder."""
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids(words.IMAGE),
+        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
+        vision_feature_layer=-1,  # the supervised one; LLaVA-1.5 takes -2 of a CLIP whose last layer serves its class token
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    model.model.vision_tower.requires_grad_(False)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers[:MATCHING_LAYERS]:
+            layer.self_attn.q_proj.weight.mul_(2.0)
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[Turn]], rows: Sequence[int], image_tokens: int
+) -> list[Example]:
+    """Conversations as the chat template writes them, each response ended by EOS; `rows` are their images' rows."""
+    texts = sorted({text for turns in conversations for turn in turns for text in (turn.prompt, turn.response)})
+    ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False).input_ids, strict=True))
+    user, assistant, image = tokenizer.convert_tokens_to_ids([words.USER, words.ASSISTANT, words.IMAGE])
+    examples = []
+    for turns, row in zip(conversations, rows, strict=True):
+        sequence, labels = [tokenizer.bos_token_id], [IGNORED]
+        for number, turn in enumerate(turns):
+            asked = [user, *([] if number else [image] * image_tokens), *ids[turn.prompt], assistant]
+            answered = [*ids[turn.response], tokenizer.eos_token_id]
+            sequence += asked + answered
+            labels += [IGNORED] * len(asked) + answered
+        examples.append(Example(sequence, labels, row))
+    return examples
+
+
+def align(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    features: Tensor,
+    scenes: Sequence[Scene],
+    steps: int,
+    seed: int,
+    report: Report,
+) -> None:
+    """Phase 1: train the projector and the word embeddings on (scenes, 1 + patches, width) tower features."""
+    device = model.device
+    generator = torch.Generator().manual_seed(derive(seed, "align"))
+    categories, cells = patch_labels(scenes)
+    embeddings = model.get_input_embeddings().weight
+    names, places = (torch.tensor(tokenizer.convert_tokens_to_ids(list(tokens)), device=device) for tokens in (NAMES, CELLS))
+    background = torch.nn.Parameter((0.05 * torch.randn(1, WIDTH, generator=generator)).to(device))
+
+    def loss_at(step: int) -> Tensor:
+        rows = torch.randint(len(scenes), (ALIGN_BATCH,), generator=generator)
+        patches = model.model.multi_modal_projector(features[rows, 1:].to(device).float()).flatten(0, 1)
+        named = LOGIT_SCALE * patches @ torch.cat([embeddings[names], background]).T
+        placed = LOGIT_SCALE * patches @ embeddings[places].T
+        return functional.cross_entropy(named.float(), categories[rows].flatten().to(device)) + 0.5 * functional.cross_entropy(
+            placed.float(), cells[rows].flatten().to(device)
+        )
+
+    trained = [*model.model.multi_modal_projector.parameters(), embeddings, background]
+    minimise("projector", trained, loss_at, steps, ALIGN_LEARNING_RATE, report)
+
+
+def fit(
+    label: str,
+    model: LlavaForConditionalGeneration,
+    examples: Sequence[Example],
+    features: Tensor,
+    steps: int,
+    seed: int,
+    report: Report,
+    batch_size: int = BATCH,
+    enough: float | None = None,
+    floor: float = 0.02,
+) -> float:
+    """Phases 2 and 3: train projector and decoder on the labelled tokens; returns the smoothed loss."""
+    device = model.device
+    batches = _batches(examples, batch_size, np.random.default_rng(derive(seed, label)))
+
+    def loss_at(step: int) -> Tensor:
+        batch = next(batches)
+        ids = _padded([example.ids for example in batch], 0).to(device)
+        labels = _padded([example.labels for example in batch], IGNORED).to(device)[:, 1:]
+        patches = model.model.multi_modal_projector(features[[example.row for example in batch], 1:].to(device).float())
+        embedded = model.get_input_embeddings()(ids)
+        image = (ids == model.config.image_token_id)[..., None]
+        embedded = embedded.masked_scatter(image, patches.to(embedded.dtype))
+        states = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, :-1]
+        asked = labels != IGNORED
+        return functional.cross_entropy(model.lm_head(states[asked]).float(), labels[asked])
+
+    model.set_attn_implementation("eager")  # the fused attention's backward is slow on CPUs
+    model.train()
+    loss = minimise(label, model.parameters(), loss_at, steps, LEARNING_RATE, report, floor=floor, enough=enough)
+    model.set_attn_implementation("sdpa")
+    model.eval()
+    return loss
+
+
+def pretrain(
+    tower: CLIPVisionModel,
+    tokenizer: PreTrainedTokenizerFast,
+    features: Tensor,
+    scenes: Sequence[Scene],
+    conversations: Sequence[Sequence[Turn]],
+    steps: tuple[int, int, int],
+    yes_no_loss: float,
+    seed: int,
+    report: Report,
+) -> LlavaForConditionalGeneration:
+    """All three phases on scenes, their tower features (scenes, 1 + patches, width) and one conversation for each.
+
+    `steps` are those of alignment, yes/no questions (at most) and mixed conversations. Raises PretrainError if the yes/no loss does
+    not fall below `yes_no_loss`.
+    """
+    align_steps, most_yes_no_steps, mixed_steps = steps
+    torch.manual_seed(derive(seed, "decoder"))
+    model = new_llava(tower, tokenizer).to(tower.device)
+    image_tokens = features.shape[1] - 1
+    align(model, tokenizer, features, scenes, align_steps, seed, report)
+    asked = [packed_questions(scene, np.random.default_rng(derive(seed, "yes/no", scene.id))) for scene in scenes]
+    examples = encode(tokenizer, asked, range(len(scenes)), image_tokens)
+    loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, YES_NO_BATCH, yes_no_loss, floor=1.0)
+    if loss >= yes_no_loss:
+        raise PretrainError(
+            f"the yes/no loss is {loss:.3f} after {most_yes_no_steps} steps, not below policy.world.yesno_loss = {yes_no_loss}: "
+            "the base does not look at the image yet; raise policy.world.max_yesno_steps, or tower_steps and align_steps"
+        )
+    mixed = encode(tokenizer, conversations, range(len(scenes)), image_tokens)
+    fit("conversations", model, mixed, features, mixed_steps, seed, report)
+    return model
+
+
+def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -> Iterator[list[Example]]:
+    """Endless shuffled batches of examples of about the same length, each example once an epoch."""
+    while True:
+        order = rng.permutation(len(examples))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), 16 * size):
+            bucket = sorted(order[start : start + 16 * size], key=lambda number: len(examples[number].ids))
+            batches += [np.array(bucket[first : first + size]) for first in range(0, len(bucket), size)]
+        for number in rng.permutation(len(batches)):
+            yield [examples[index] for index in batches[number]]
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of different length as one tensor, padded on the right."""
+    length = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
