@@ -1,7 +1,7 @@
 """Benchmark files of the world's evaluation scenes, in the official formats: POPE's three question files and COCO's captions.
 
-POPE (Li et al., 2023, section 5): about each image, questions about objects that it holds (yes), and as many about absent ones (no):
-drawn at random, or the most frequent ones of the data, or those that occur most often together with the image's objects.
+POPE (Li et al., 2023, section 5): about each image, questions about objects that it holds (yes), and as many about absent ones (no): drawn
+at random, or the most frequent ones of the data, or those that occur most often together with the image's objects.
 Deviation: POPE takes images with more than three objects only; here an image with fewer gets as many questions as it has objects.
 """
 
@@ -35,8 +35,9 @@ def pope_questions(scenes: Sequence[Scene], split: str, per_image: int, seed: in
         popular = sorted(NAMES, key=lambda name: -counts[name])
         taken = set(present)
         for name in asked:
-            near = sorted(NAMES, key=lambda other: -together[name, other])
-            other = next(other for other in {"random": random, "popular": popular, "adversarial": near}[split] if other not in taken)
+            near = sorted(NAMES, key=lambda other, name=name: -together[name, other])
+            order = {"random": random, "popular": popular, "adversarial": near}[split]
+            other = next(candidate for candidate in order if candidate not in taken)
             taken.add(other)
             for noun, label in ((name, "yes"), (other, "no")):
                 question = {"question_id": len(lines) + 1, "image": scene.file_name}

@@ -42,7 +42,12 @@ SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 YES_OR_NO = " Please answer yes or no."
 OPTION = "Answer with the option's letter from the given choices directly."
 IS_THERE = "Is there {} in the image?"  # POPE's wording
-EXISTENCE = ("Is there {} in this picture?", "Can you see {} in the image?", "Does the image contain {}?", "Do you see {} here?")
+EXISTENCE = (
+    "Is there {} in this picture?",
+    "Can you see {} in the image?",
+    "Does the image contain {}?",
+    "Do you see {} here?",
+)
 HOW_MANY = "How many {} are there in the image?"
 WHERE = "Where is the {} in the image?"
 WHICH = "Which of these is in the image?"

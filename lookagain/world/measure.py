@@ -26,7 +26,12 @@ _MENTION = re.compile(r"\b(?:" + "|".join(sorted(_NOUNS, key=len, reverse=True))
 
 @torch.inference_mode()
 def responses(
-    model: Any, processor: Any, images: Sequence[Image.Image], asked: Sequence[str], max_new_tokens: int, seed: int | None = None
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    asked: Sequence[str],
+    max_new_tokens: int,
+    seed: int | None = None,
 ) -> list[str]:
     """The model's responses, greedy, or with a seed sampled at temperature 1."""
     texts: list[str] = []
@@ -78,8 +83,10 @@ def measure(
     answers = responses(model, processor, [images[row] for row, _, _ in questions], [text for _, text, _ in questions], 2)
     right = [answer.lower().startswith(label) for answer, (_, _, label) in zip(answers, questions, strict=True)]
     art = [scenes[row].art for row, _, _ in questions]
-    accuracy = {kind: [hit for hit, one in zip(right, art, strict=True) if kind in ("all", one)] for kind in ("all", "seen", "novel")}
-    figures = {f"yes_no_accuracy/{kind}": 100 * sum(hits) / max(1, len(hits)) for kind, hits in accuracy.items()}
+    figures = {}
+    for kind in ("all", "seen", "novel"):
+        hits = [hit for hit, one in zip(right, art, strict=True) if kind in ("all", one)]
+        figures[f"yes_no_accuracy/{kind}"] = 100 * sum(hits) / max(1, len(hits))
     figures["yes_rate"] = 100 * sum(answer.lower().startswith("yes") for answer in answers) / len(answers)
     for name, part in (("greedy", greedy), ("sampled", sampled), ("bad_prompts", obeyed)):
         figures |= {f"{name}/{key}": value for key, value in part.items()}

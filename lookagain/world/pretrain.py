@@ -3,8 +3,8 @@
 Three phases, each needed (without the first two, yes/no answers stay at chance):
 1. Alignment: the projector puts a patch near the word embeddings of its object's category and cell.
 2. Yes/no questions, several about each image in one sequence, until their loss falls: attention learns to match a word of the
-   question with a patch. The key projections of the first two layers start as copies of the query projections, so that it nearly can
-   already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
+   question with a patch. The key projections of the first two layers start as copies of the query projections, so that it nearly
+   can already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
 3. Mixed conversations, as LLaVA's instruction data are.
 Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
 """
@@ -38,9 +38,10 @@ from lookagain.world.tower import IGNORED, patch_labels
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
-BATCH = 32  # conversations
+BATCH = 24  # conversations
+YES_NO_BATCH = 32  # scenes
 ALIGN_BATCH = 64  # scenes
-QUESTIONS = 10  # of one scene in a yes/no sequence
+LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
 
@@ -173,8 +174,8 @@ def fit(
         image = (ids == model.config.image_token_id)[..., None]
         embedded = embedded.masked_scatter(image, patches.to(embedded.dtype))
         states = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, :-1]
-        asked = labels != IGNORED
-        return functional.cross_entropy(model.lm_head(states[asked]).float(), labels[asked])
+        logits = model.lm_head(states)  # all of them: a shape that changes every step costs more than the prompts' logits
+        return functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
     model.set_attn_implementation("eager")  # the fused attention's backward is slow on CPUs
     model.train()
@@ -231,6 +232,6 @@ def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of different length as one tensor, padded on the right."""
-    length = max(map(len, rows))
+    """Rows of different length as one tensor, padded on the right; to few lengths, for each new shape is compiled anew."""
+    length = -(-max(map(len, rows)) // LENGTH_STEP) * LENGTH_STEP
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])

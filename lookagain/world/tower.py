@@ -1,7 +1,7 @@
 """The vision tower: a CLIPVisionModel trained with dense supervision to tell what is where.
 
-Contrastive training, as CLIP's own, needs far more data and time for less. Here every patch names its object's category and the cell
-of that object's centre, and the class token names the scene type; the heads that do so are thrown away. The decoder and the reward
+Contrastive training, as CLIP's own, needs far more data and time for less. Here every patch names its object's category and the
+cell of that object's centre, and the class token names the scene type; the heads that do so are thrown away. The decoder and the reward
 are trained on the frozen tower's last hidden states.
 """
 
@@ -32,7 +32,7 @@ MIRRORED = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6])  # each cell's place in a f
 
 
 class PatchEmbedding(torch.nn.Conv2d):
-    """The tower's convolution as one matrix product: the same weights and outputs, with a backward that is 20 times faster on CPUs."""
+    """The tower's convolution as one matrix product: the same weights and outputs, a backward 20 times faster on CPUs."""
 
     def forward(self, images: Tensor) -> Tensor:
         """(images, 3, size, size) -> (images, width, grid, grid)."""
@@ -93,7 +93,10 @@ def train_tower(
     generator = torch.Generator().manual_seed(derive(seed, "tower batches"))
     tower = new_tower(scenes[0].size).to(device)
     heads = torch.nn.ModuleDict(
-        {name: torch.nn.Linear(WIDTH, size) for name, size in (("category", BACKGROUND + 1), ("cell", 9), ("setting", len(TYPES)))}
+        {
+            name: torch.nn.Linear(WIDTH, size)
+            for name, size in (("category", BACKGROUND + 1), ("cell", 9), ("setting", len(TYPES)))
+        }
     ).to(device)
     categories, cells = patch_labels(scenes)
     types = torch.tensor([TYPES.index(scene.type) for scene in scenes])
