@@ -1,7 +1,7 @@
 """Benchmark files of the world's evaluation scenes, in the official formats: POPE's three question files and COCO's captions.
 
-POPE (Li et al., 2023, section 5): about each image, questions about objects that it holds (yes), and as many about absent ones (no): drawn
-at random, or the most frequent ones of the data, or those that occur most often together with the image's objects.
+POPE (Li et al., 2023, section 5): questions about objects that an image holds (yes), and as many about absent ones (no):
+drawn at random, or the most frequent ones of the data, or those that occur most often together with the image's objects.
 Deviation: POPE takes images with more than three objects only; here an image with fewer gets as many questions as it has objects.
 """
 

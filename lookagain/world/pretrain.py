@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lookagain.errors import UserError
 from lookagain.records import Turn
 from lookagain.seeds import derive
 from lookagain.world import tokenizer as words
@@ -46,7 +47,7 @@ LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
 
 
-class PretrainError(RuntimeError):
+class PretrainError(UserError):
     """A base that did not learn to look: the message says which phase failed and what to change."""
 
 

@@ -1,6 +1,6 @@
 """The reward's CLIP: an open_clip model on the policy's frozen tower, trained with the plain contrastive loss of CLIP.
 
-Its image side is the tower, one more layer and open_clip's attentional pooler; its text side is open_clip's causal text transformer,
+Its image side is the tower, one more layer and open_clip's attentional pooler; its text side is open_clip's causal transformer,
 pooled at EOS. It learns from true sentences and short descriptions, one for each image of a batch. Saved as an open_clip folder, it
 loads through `local-dir:` as any published CLIP does by name.
 """

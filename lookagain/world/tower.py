@@ -1,8 +1,8 @@
 """The vision tower: a CLIPVisionModel trained with dense supervision to tell what is where.
 
 Contrastive training, as CLIP's own, needs far more data and time for less. Here every patch names its object's category and the
-cell of that object's centre, and the class token names the scene type; the heads that do so are thrown away. The decoder and the reward
-are trained on the frozen tower's last hidden states.
+cell of that object's centre, and the class token names the scene type; the heads that do so are thrown away. Decoder and reward are
+trained on the frozen tower's last hidden states.
 """
 
 from __future__ import annotations
