@@ -1,0 +1,199 @@
+"""The world's scenes, language, tokenizer and benchmark files."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookagain import prompts
+from lookagain.metrics import chair, pope
+from lookagain.records import Conversation, read_records
+from lookagain.world import benchmarks, language, splits
+from lookagain.world.art import CATEGORIES, NAMES, sprites
+from lookagain.world.scenes import SCENE_TYPES, Scene, Thing, draw_scene, plausibility, read_coco, to_jpeg
+from lookagain.world.tokenizer import build_processor, build_tokenizer
+
+SCENE = Scene(
+    4_000_000,
+    "beach",
+    "seen",
+    64,
+    (Thing("dog", (40, 40, 20, 20)), Thing("apple", (2, 2, 16, 16)), Thing("dog", (0, 4, 18, 18))),
+)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [draw_scene(0, "validation", index, 64)[1] for index in range(80)]
+
+
+def test_scene_is_a_function_of_seed_split_and_index():
+    image, scene = draw_scene(3, "pool", 7, 64)
+    again, same = draw_scene(3, "pool", 7, 64)
+    assert np.array_equal(np.asarray(image), np.asarray(again))
+    assert scene == same
+    assert scene.things != draw_scene(3, "policy", 7, 64)[1].things
+    assert scene.things != draw_scene(4, "pool", 7, 64)[1].things
+
+
+def test_boxes_lie_inside_and_half_of_evaluation_is_novel(scenes):
+    for scene in scenes:
+        for x, y, width, height in (thing.box for thing in scene.things):
+            assert 0 <= x < x + width <= 64
+            assert 0 <= y < y + height <= 64
+    assert [scene.art for scene in scenes[:4]] == ["seen", "novel", "seen", "novel"]
+    assert draw_scene(0, "pool", 1, 64)[1].art == "seen"
+
+
+def test_held_out_sprites_are_in_no_training_scene():
+    for category in CATEGORIES:
+        assert not set(category.seen) & set(category.novel)
+        novel = sprites(category.name, True)
+        assert (novel is sprites(category.name, False) or novel == sprites(category.name, False)) == (not category.novel)
+
+
+def test_categories_are_cocos():
+    assert set(NAMES) <= set(chair.SYNONYMS)
+    assert len({category.id for category in CATEGORIES}) == len(NAMES) == 49
+    for kind in SCENE_TYPES:
+        assert plausibility(kind).sum() == pytest.approx(1)
+
+
+def test_jpeg_keeps_pixels_near():
+    image, _ = draw_scene(0, "pool", 1, 64)
+    with Image.open(io.BytesIO(to_jpeg(image))) as stored:
+        difference = np.abs(np.asarray(image, dtype=int) - np.asarray(stored, dtype=int))
+    assert difference.mean() < 3
+
+
+def test_descriptions_are_true_and_in_reading_order(scenes):
+    assert language.description(SCENE) == ("The image shows a beach. In the top left there is an apple and a dog.")
+    for scene in scenes:
+        named = chair.mentions(language.description(scene))
+        assert sorted(named) == sorted(scene.names())
+        assert sorted(chair.mentions(language.caption(scene))) == sorted(scene.names())
+
+
+def test_settings_name_no_object():
+    for kind in SCENE_TYPES.values():
+        assert chair.mentions(f"The image shows {kind.phrase}.") == []
+
+
+def test_noise_adds_one_absent_object_to_its_share(scenes):
+    rng = np.random.default_rng(0)
+    added = [len(set(chair.mentions(language.noisy_description(scene, rng, 0.5))) - set(scene.names())) for scene in scenes]
+    assert set(added) == {0, 1}
+    assert 0.3 < np.mean(added) < 0.7
+    clean = [language.noisy_description(scene, rng, 0.0) for scene in scenes]
+    assert clean == [language.description(scene) for scene in scenes]
+
+
+def test_bad_prompts_are_obeyed(scenes):
+    rng = np.random.default_rng(0)
+    for scene in scenes:
+        absent = set(chair.mentions(language.imagined_description(scene, rng))) - set(scene.names())
+        assert 1 <= len(absent) <= 3
+
+
+def test_yes_no_answers_are_true(scenes):
+    rng = np.random.default_rng(0)
+    labels = []
+    for scene in scenes:
+        for turn in [*language.questions(scene, 3, rng), *language.packed_questions(scene, rng)]:
+            noun = chair.mentions(turn.prompt.split("?")[0])
+            labels.append(pope.parse_answer(turn.response))
+            assert labels[-1] == ("yes" if noun[0] in scene.names() else "no")
+    assert 0.4 < np.mean([label == "yes" for label in labels]) < 0.6
+
+
+def test_packed_questions_ask_about_no_category_twice(scenes):
+    for scene in scenes:
+        asked = [turn.prompt for turn in language.packed_questions(scene, np.random.default_rng(1))]
+        assert len(asked) == len(set(asked))
+
+
+def test_choice_names_the_letter_of_what_is_there(scenes):
+    for scene in scenes:
+        turn = language.choice(scene, np.random.default_rng(2))
+        options = dict(re.findall(r"^([A-D])\. (.+)$", turn.prompt, re.M))
+        assert [letter for letter, name in options.items() if name in scene.names()] == [turn.response]
+
+
+def test_tokenizer_knows_all_prompts_and_round_trips(scenes):
+    tokenizer = build_tokenizer()
+    rng = np.random.default_rng(0)
+    turns = [turn for scene in scenes for turn in language.conversation(scene, rng, 0.5)]
+    papers = [*prompts.STIC_CAPTION, *prompts.STIC_BAD, prompts.STIC_STEP_BY_STEP, *prompts.CSR_DESCRIBE]
+    texts = [*papers, *(text for turn in turns for text in (turn.prompt, turn.response))]
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.unk_token_id not in ids, text
+        assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
+    for turn in turns:
+        ids = tokenizer(turn.response, add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids) == turn.response
+
+
+def test_tokenizer_treats_case_full_stops_and_unknown_words():
+    tokenizer = build_tokenizer()
+    assert tokenizer.tokenize("a TRAFFIC light. Top left") == ["a", "traffic light", ".", "top left"]
+    assert tokenizer.tokenize("a xylophone") == ["a", "<unk>"]
+    assert tokenizer("a dog").input_ids[0] == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 90), (3, 5)])
+def test_processor_takes_images_of_any_size(size):
+    processor = build_processor(build_tokenizer(), 64, 8)
+    message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a dog in the image?"}]}]
+    text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    inputs = processor(images=[Image.new("RGB", size)], text=[text], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 64, 64)
+    assert (inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<image>")).sum() == 64
+
+
+@pytest.mark.parametrize("split", benchmarks.SPLITS)
+def test_pope_questions_are_balanced_and_right(scenes, split):
+    lines = benchmarks.pope_questions(scenes, split, 3, 0)
+    objects = {scene.file_name: scene.names() for scene in scenes}
+    assert [line["question_id"] for line in lines] == list(range(1, len(lines) + 1))
+    for line in lines:
+        (noun,) = chair.mentions(line["text"])
+        assert (noun in objects[line["image"]]) == (line["label"] == "yes")
+    assert sum(line["label"] == "yes" for line in lines) * 2 == len(lines)
+    assert len({(line["image"], line["text"]) for line in lines}) == len(lines)
+
+
+def test_adversarial_questions_ask_for_what_occurs_together():
+    def scene(number, *names):
+        return Scene(number, "street", "seen", 64, tuple(Thing(name, (0, 0, 20, 20)) for name in names))
+
+    scenes = [scene(1, "car", "bus"), scene(2, "car", "bus"), scene(3, "car"), *(scene(n, "cat") for n in range(4, 9))]
+    asked = {split: benchmarks.pope_questions(scenes, split, 1, 0) for split in benchmarks.SPLITS}
+    no = {
+        split: next(q["text"] for q in lines if q["image"] == scenes[2].file_name and q["label"] == "no")
+        for split, lines in asked.items()
+    }
+    assert no["adversarial"] == "Is there a bus in the image?"
+    assert no["popular"] == "Is there a cat in the image?"
+
+
+def test_written_split_reads_back(tmp_path):
+    scenes = splits.write_split(tmp_path / "test", "test", 6, 64, 0)
+    splits.write_benchmarks(tmp_path / "test", scenes, 3, 0)
+    splits.write_conversations(tmp_path / "test" / "conversations.jsonl", scenes, 0.5, 0)
+    read, pixels = splits.read_split(tmp_path / "test")
+    assert read == scenes == read_coco(tmp_path / "test" / "instances.json")
+    assert pixels.shape == (6, 64, 64, 3)
+    truth = chair.read_truth(tmp_path / "test" / "instances.json", tmp_path / "test" / "captions.json")
+    assert truth == {scene.image_id: frozenset(scene.names()) for scene in scenes}
+    assert pope.read_file(tmp_path / "test" / "coco_pope_random.json")
+    assert len(read_records(tmp_path / "test" / "conversations.jsonl", Conversation)) == 6
+
+
+def test_contact_sheet_holds_24_scenes():
+    images = [draw_scene(0, "pool", index, 64)[0] for index in range(24)]
+    sheet = splits.contact_sheet(images, ["beach"] * 24)
+    assert sheet.width > 6 * 192
+    assert sheet.height > 4 * 192

@@ -1,0 +1,145 @@
+"""The world's models: a real LLaVA and a real CLIP, on one tower, that plain libraries load."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
+
+from lookagain.policy import Lineage, Policy
+from lookagain.world import pretrain, reward, splits
+from lookagain.world.measure import hallucination
+from lookagain.world.optimise import minimise
+from lookagain.world.scenes import draw_scene
+from lookagain.world.tokenizer import build_processor, build_tokenizer
+from lookagain.world.tower import BACKGROUND, PATCH, normalised, patch_labels, tower_features, train_tower
+
+
+def silent(label, step, steps, loss):
+    """No progress bar."""
+
+
+@pytest.fixture(scope="module")
+def world():
+    """16 scenes, their pixels, and a tower of two steps as it is loaded again."""
+    drawn = [draw_scene(0, "policy", index, 64) for index in range(16)]
+    scenes, pixels = [scene for _, scene in drawn], np.stack([np.asarray(image) for image, _ in drawn])
+    return scenes, pixels, train_tower(pixels, scenes, 2, 0, silent)
+
+
+def test_tower_loads_with_the_same_outputs(world, tmp_path):
+    _, pixels, tower = world
+    tower.save_pretrained(tmp_path)
+    loaded = CLIPVisionModel.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        ours, theirs = (one(normalised(pixels[:2])).last_hidden_state for one in (tower, loaded))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_tower_training_depends_on_seed_and_steps_alone(world):
+    scenes, pixels, tower = world
+    again, other = (train_tower(pixels, scenes, 2, seed, silent) for seed in (0, 1))
+    weights = [one.embeddings.patch_embedding.weight for one in (tower, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_patch_labels_are_where_objects_are(world):
+    scenes, _, _ = world
+    categories, cells = patch_labels(scenes)
+    assert categories.shape == cells.shape == (16, 64)
+    assert ((categories == BACKGROUND) == (cells == pretrain.IGNORED)).all()
+
+
+def test_llava_saves_and_loads_plainly(world, tmp_path):
+    scenes, pixels, tower = world
+    tokenizer = build_tokenizer()
+    features = tower_features(tower, pixels)
+    conversations = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
+    model = pretrain.pretrain(tower, tokenizer, features, scenes, conversations, (2, 2, 2), 99.0, 0, silent)
+    model.save_pretrained(tmp_path)
+    build_processor(tokenizer, 64, PATCH).save_pretrained(tmp_path)
+    loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe this image."}]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    inputs = processor(images=[Image.fromarray(pixels[0])], text=[text], return_tensors="pt")
+    with torch.inference_mode():
+        assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    frozen = dict(tower.named_parameters())
+    assert all(torch.equal(value, frozen[name]) for name, value in loaded.model.vision_tower.named_parameters())
+
+
+def test_training_text_is_the_chat_templates(world, tmp_path):
+    """Training encodes turns on its own, for speed; the policy goes through the template."""
+    scenes, pixels, tower = world
+    tokenizer = build_tokenizer()
+    processor = build_processor(tokenizer, 64, PATCH)
+    policy = Policy(pretrain.new_llava(tower, tokenizer).eval(), processor, Lineage(tmp_path, tmp_path, "", [], ""))
+    turns = splits.training_conversation(scenes[0], 0.5, 0)
+    (example,) = pretrain.encode(tokenizer, [turns], [0], 64)
+    (prefix,), _ = policy.prefixes([Image.fromarray(pixels[0])])
+    ids, is_response = policy.conversation([(turn.prompt, turn.response) for turn in turns])
+    assert example.ids == prefix + ids
+    expected = [pretrain.IGNORED] * len(prefix) + [
+        one if kept else pretrain.IGNORED for one, kept in zip(ids, is_response, strict=True)
+    ]
+    assert example.labels == expected
+
+
+def test_base_that_does_not_look_is_an_error(world):
+    scenes, pixels, tower = world
+    conversations = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
+    features = tower_features(tower, pixels)
+    with pytest.raises(pretrain.PretrainError, match="max_yesno_steps"):
+        pretrain.pretrain(tower, build_tokenizer(), features, scenes, conversations, (1, 1, 1), 0.0, 0, silent)
+
+
+def test_reward_loads_through_open_clip(world, tmp_path):
+    scenes, pixels, tower = world
+    features = tower_features(tower, pixels)
+    clip, tokenizer = reward.train_reward(tower, features, scenes, 2, 8, 0, silent)
+    reward.save_reward(clip, tokenizer, tmp_path)
+    loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    loaded.eval()
+    texts = ["The image shows a beach.", "In the top left there is a traffic light and a dog."]
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(texts)
+    assert torch.equal(tokens, reward.tokenize(tokenizer, texts))
+    assert (tokens[0] == tokenizer.eos_token_id).sum() == 1
+    with torch.inference_mode():
+        images = loaded.encode_image(torch.stack([preprocess(Image.fromarray(image)) for image in pixels[:4]]), normalize=True)
+        states = tower(normalised(pixels[:4])).last_hidden_state
+        assert torch.allclose(images, reward.embed_features(clip, states), atol=1e-5)
+        assert torch.allclose(loaded.encode_text(tokens, normalize=True), reward.embed_tokens(clip, tokens), atol=1e-5)
+    assert json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]["pool_type"] == "eos"
+
+
+def test_reward_leaves_the_tower_as_it_is(world):
+    scenes, pixels, tower = world
+    clip, _ = reward.train_reward(tower, tower_features(tower, pixels), scenes, 2, 8, 0, silent)
+    state = clip.visual.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in reward.open_clip_weights(tower).items())
+
+
+def test_training_stops_when_the_loss_is_enough():
+    weight = torch.nn.Parameter(torch.ones(1))
+    seen = []
+    minimise("x", [weight], lambda step: weight.square().sum(), 500, 0.1, lambda *now: seen.append(now), enough=0.5)
+    assert seen[-1][3] < 0.5 <= seen[-2][3]
+    assert len(seen) < 500
+
+
+def test_hallucination_counts():
+    _, scene = draw_scene(0, "policy", 3, 64)
+    names = scene.names()
+    absent = "zebra" if "zebra" not in names else "kite"
+    found = hallucination([scene], [f"There is a {names[0]} and a {names[0]} and a {absent}."])
+    assert found["chair_s"] == 100
+    assert found["chair_i"] == pytest.approx(100 / 3)
+    assert found["repeats"] == 1
+    assert found["recall"] == pytest.approx(100 / len(names))
