@@ -83,8 +83,9 @@ def prepare_coco(params: Params, track: tracking.Child) -> None:
     lost = [f"{path} (data.coco.{key}): {ORIGINS[key]}" for key, paths in needed.items() for path in paths if not path.exists()]
     if lost:
         raise UserError(f"{len(lost)} missing:\n  " + "\n  ".join(lost))
-    for folder in ("data/policy", "data/benchmarks/validation"):
+    for folder in ("data/policy", "data/instruct", "data/pool", "data/benchmarks"):
         shutil.rmtree(folder, ignore_errors=True)
+    for folder in ("data/policy", "data/benchmarks/validation"):
         Path(folder).mkdir(parents=True)
         Path(folder, "none.txt").write_text("data.source is coco: there is no base to train and no validation split\n")
     pool = Path(data.coco.pool_images)

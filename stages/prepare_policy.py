@@ -45,12 +45,6 @@ def main() -> None:
     """Prepare the base policy and the reward."""
     params = load_params()
     trains = params.policy.source == "world"
-    if params.reward.source == "world" and not trains:
-        raise UserError(f"reward.source = world needs policy.source = world, got {params.policy.source}: it has the same tower")
-    if trains and params.data.source != "world":
-        raise UserError(
-            f"policy.source = world needs data.source = world, got {params.data.source}; or set policy.source = hub"
-        )
     used = {"seed": params.seed, "policy": params.policy, "reward": params.reward}
     flat = flatten(params.policy, "policy.") | flatten(params.reward, "reward.")
     with (

@@ -35,7 +35,8 @@ def pope_questions(scenes: Sequence[Scene], split: str, per_image: int, seed: in
         popular = sorted(NAMES, key=lambda name: -counts[name])
         taken = set(present)
         for name in asked:
-            near = sorted(NAMES, key=lambda other, name=name: -together[name, other])
+            counted = [-together[name, other] for other in NAMES]
+            near = [NAMES[number] for number in np.argsort(counted, kind="stable")]
             order = {"random": random, "popular": popular, "adversarial": near}[split]
             other = next(candidate for candidate in order if candidate not in taken)
             taken.add(other)

@@ -247,4 +247,4 @@ def multiword_tokens() -> list[str]:
 
 
 def _one(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]

@@ -44,7 +44,8 @@ def responses(
         ]
         chats = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         inputs = processor(images=list(images[start : start + BATCH]), text=chats, padding=True, return_tensors="pt")
-        ids = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=seed is not None, top_k=0)
+        drawing = {"do_sample": True, "top_k": 0} if seed is not None else {"do_sample": False}
+        ids = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, **drawing)
         texts += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return texts
 

@@ -224,7 +224,8 @@ def to_jpeg(image: Image.Image) -> bytes:
 
 def to_coco(scenes: Iterable[Scene]) -> dict:
     """COCO's `instances` format; images have the extra keys "scene" and "art"."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for scene in scenes:
         entry = {"id": scene.id, "file_name": scene.file_name, "width": scene.size, "height": scene.size}
         images.append(entry | {"scene": scene.type, "art": scene.art})
