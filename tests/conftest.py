@@ -9,7 +9,9 @@ import pytest
 
 from lookagain import prompts
 
-WORDS = "the image shows a beach street dog cat car in left right there is and of USER ASSISTANT : . , ? yes no description".split()
+WORDS = (
+    "the image shows a beach street dog cat car in left right there is and of USER ASSISTANT : . , ? yes no description".split()
+)
 
 
 def build_policy_folder(folder: Path, seed: int = 0) -> Path:
