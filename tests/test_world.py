@@ -38,12 +38,12 @@ def test_scene_is_a_function_of_seed_split_and_index():
     assert scene.things != draw_scene(4, "pool", 7, 64)[1].things
 
 
-def test_boxes_lie_inside_and_half_of_evaluation_is_novel(scenes):
+def test_boxes_lie_inside_and_a_quarter_of_evaluation_is_novel(scenes):
     for scene in scenes:
         for x, y, width, height in (thing.box for thing in scene.things):
             assert 0 <= x < x + width <= 64
             assert 0 <= y < y + height <= 64
-    assert [scene.art for scene in scenes[:4]] == ["seen", "novel", "seen", "novel"]
+    assert [scene.art for scene in scenes[:4]] == ["seen", "seen", "seen", "novel"]
     assert draw_scene(0, "pool", 1, 64)[1].art == "seen"
 
 
@@ -106,12 +106,6 @@ def test_yes_no_answers_are_true(scenes):
             labels.append(pope.parse_answer(turn.response))
             assert labels[-1] == ("yes" if noun[0] in scene.names() else "no")
     assert 0.4 < np.mean([label == "yes" for label in labels]) < 0.6
-
-
-def test_packed_questions_ask_about_no_category_twice(scenes):
-    for scene in scenes:
-        asked = [turn.prompt for turn in language.packed_questions(scene, np.random.default_rng(1))]
-        assert len(asked) == len(set(asked))
 
 
 def test_choice_names_the_letter_of_what_is_there(scenes):

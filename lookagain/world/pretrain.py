@@ -39,11 +39,12 @@ from lookagain.world.tower import IGNORED, patch_labels
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
-BATCH = 24  # conversations
-YES_NO_BATCH = 32  # scenes
+BATCH = 32  # conversations
+YES_NO_BATCH = 24  # scenes
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
+YES_NO_LEARNING_RATE = 1e-3  # at 2e-3 the loss stays at chance for three times as long, or for good
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
 
 
@@ -159,6 +160,7 @@ def fit(
     seed: int,
     report: Report,
     batch_size: int = BATCH,
+    learning_rate: float = LEARNING_RATE,
     enough: float | None = None,
     floor: float = 0.02,
 ) -> float:
@@ -180,7 +182,7 @@ def fit(
 
     model.set_attn_implementation("eager")  # the fused attention's backward is slow on CPUs
     model.train()
-    loss = minimise(label, model.parameters(), loss_at, steps, LEARNING_RATE, report, floor=floor, enough=enough)
+    loss = minimise(label, model.parameters(), loss_at, steps, learning_rate, report, floor=floor, enough=enough)
     model.set_attn_implementation("sdpa")
     model.eval()
     return loss
@@ -209,7 +211,8 @@ def pretrain(
     align(model, tokenizer, features, scenes, align_steps, seed, report)
     asked = [packed_questions(scene, np.random.default_rng(derive(seed, "yes/no", scene.id))) for scene in scenes]
     examples = encode(tokenizer, asked, range(len(scenes)), image_tokens)
-    loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, YES_NO_BATCH, yes_no_loss, floor=1.0)
+    enough, slowly = yes_no_loss, YES_NO_LEARNING_RATE
+    loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, YES_NO_BATCH, slowly, enough, floor=1.0)
     if loss >= yes_no_loss:
         raise PretrainError(
             f"the yes/no loss is {loss:.3f} after {most_yes_no_steps} steps, not below policy.world.yesno_loss = {yes_no_loss}: "

@@ -8,8 +8,12 @@ loads through `local-dir:` as any published CLIP does by name.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -19,7 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
+from lookagain.records import atomic_write
 from lookagain.seeds import derive
+from lookagain.world import splits
 from lookagain.world import tower as towers
 from lookagain.world.language import absent, caption, cell_sentence, places, setting_sentence
 from lookagain.world.optimise import Report, minimise
@@ -171,6 +177,33 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor
 
 
 @torch.inference_mode()
+def main(task: dict[str, Any]) -> None:
+    """Train, measure on validation scenes and save a reward into `folder`, whole or not at all; ends when its parent has.
+
+    `task` holds the kept tower's folder, `folder`, steps, batch_size and seed.
+    """
+    parent = os.getppid()
+
+    def report(label: str, step: int, steps: int, loss: float) -> None:
+        if os.getppid() != parent:
+            raise SystemExit("the process that asked for the reward has ended")
+
+    tower = CLIPVisionModel.from_pretrained(task["tower"]).eval().requires_grad_(False)
+    parts = [splits.read_split(folder) for folder in ("data/policy", "data/instruct")]
+    scenes = [scene for part, _ in parts for scene in part]
+    features = torch.cat([towers.tower_features(tower, pixels) for _, pixels in parts])
+    clip, tokenizer = train_reward(tower, features, scenes, task["steps"], task["batch_size"], task["seed"], report)
+    shown, pixels = splits.read_split("data/benchmarks/validation")
+    figures = measure_reward(clip, tokenizer, towers.tower_features(tower, pixels), shown, task["seed"])
+    folder = Path(task["folder"])
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_reward(clip, tokenizer, temporary)
+    with atomic_write(temporary / "reward.json") as file:
+        json.dump({"model": "local-dir:models/reward", "pretrained": None, "metrics": figures}, file, indent=1)
+    temporary.rename(folder)
+
+
 def measure_reward(
     clip: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFast, features: Tensor, scenes: Sequence[Scene], seed: int
 ) -> dict[str, float]:
@@ -199,3 +232,7 @@ def save_reward(clip: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFa
     config = model_config(clip.visual.image_size[0], tokenizer)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
     save_model(clip.cpu(), str(folder / "open_clip_model.safetensors"))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -21,6 +21,7 @@ from lookagain.world.art import CATEGORIES, INDEX, NAMES, sprites
 
 OFFSETS = {"policy": 1_000_000, "instruct": 2_000_000, "pool": 3_000_000, "validation": 4_000_000, "test": 5_000_000}
 EVALUATION = ("validation", "test")  # the splits that show held-out sprites
+NOVEL_EVERY = 4  # one evaluation scene of so many is drawn with them
 OBJECT_COUNTS = (0.12, 0.23, 0.28, 0.22, 0.15)  # of 1 to 5 categories
 SECOND_INSTANCE = 0.2  # share of scenes that show one category twice
 PRIOR = 0.88  # weight of the scene type's own objects against all categories alike
@@ -155,7 +156,7 @@ def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[Image.Imag
     """The scene number `index` of a split: its image, RGB, and what it shows."""
     rng = np.random.default_rng(derive(seed, "scene", split, index))
     scene_type = TYPES[rng.integers(len(TYPES))]
-    novel = split in EVALUATION and index % 2 == 1
+    novel = split in EVALUATION and index % NOVEL_EVERY == NOVEL_EVERY - 1
     count = 1 + rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS)
     names = [NAMES[number] for number in rng.choice(len(NAMES), count, replace=False, p=plausibility(scene_type))]
     if rng.random() < SECOND_INSTANCE:
