@@ -176,7 +176,6 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor
     return encoded.input_ids
 
 
-@torch.inference_mode()
 def main(task: dict[str, Any]) -> None:
     """Train, measure on validation scenes and save a reward into `folder`, whole or not at all; ends when its parent has.
 
@@ -204,6 +203,7 @@ def main(task: dict[str, Any]) -> None:
     temporary.rename(folder)
 
 
+@torch.inference_mode()
 def measure_reward(
     clip: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFast, features: Tensor, scenes: Sequence[Scene], seed: int
 ) -> dict[str, float]:
