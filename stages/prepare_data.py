@@ -2,7 +2,7 @@
 
 Run:    python -m lookagain.launch prepare_data
 Reads:  world: nothing. coco: the files that data.coco names
-Writes: data/policy/, data/instruct/, data/pool/, data/benchmarks/{validation,test}/; in the world reports/figures/world.png too
+Writes: data/policy/, data/instruct/, data/pool/, data/benchmarks/{validation,test}/
 
 With data.source = coco, images stay where they are: shards hold their paths and hashes, and ids are paths in their folder without
 the suffix. Only a file's header is read here; the stages that use an image decode it.
@@ -69,8 +69,6 @@ def prepare_world(params: Params, track: tracking.Child) -> None:
     images = ImageStore("data/pool/images")
     shown = scenes["pool"][:24]
     sheet = splits.contact_sheet([images.load(scene.image_id) for scene in shown], [scene.type for scene in shown])
-    Path("reports/figures").mkdir(parents=True, exist_ok=True)
-    sheet.save("reports/figures/world.png")
     track.image("world.png", sheet)
     print(", ".join(f"{split}: {len(drawn)} scenes" for split, drawn in scenes.items()))
 
