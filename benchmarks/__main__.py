@@ -20,12 +20,12 @@ from rich.table import Table
 from benchmarks.peers import FreshGrower
 from lookagain.generation import Decoding, Request, respond
 from lookagain.images import ImageStore
-from lookagain.params import load_params
+from lookagain.params import Params, load_params
 from lookagain.policy import Policy, load_policy
 from lookagain.prompts import CSR_DESCRIBE, STIC_STEP_BY_STEP
 from lookagain.records import atomic_write
 from lookagain.rewards import ImageTextScorer
-from lookagain.search import CachedGrower, Settings, search
+from lookagain.search import CachedGrower, search
 
 ROUNDS = 3
 Side = Callable[[], tuple[int, Any]]  # runs once: how much was done, and its outputs
@@ -62,16 +62,14 @@ def generation(policy: Policy, images: dict[str, Any]) -> dict[str, Any]:
     return side_by_side("generation, batch 64 against 1", "tokens/s", lambda: at(1), lambda: at(64))
 
 
-def sentence_search(policy: Policy, images: dict[str, Any], params: Any) -> dict[str, Any]:
+def sentence_search(policy: Policy, images: dict[str, Any], params: Params) -> dict[str, Any]:
     """CSR's search on 16 images, against a fresh prefill of every node's candidates."""
-    chosen = {name: getattr(params.csr.search, name) for name in Settings.__dataclass_fields__ if name != "lambda_"}
-    settings = Settings(**chosen, lambda_=params.lambda_)
     some = list(images.values())[:16]
-    prompts = [CSR_DESCRIBE[number % len(CSR_DESCRIBE)] for number in range(len(some))]
+    requests = [Request(str(number), str(number), CSR_DESCRIBE[number % len(CSR_DESCRIBE)]) for number in range(len(some))]
     scorer = ImageTextScorer("models/reward")
 
     def by(grower: type[Any]) -> tuple[int, list[Any]]:
-        trees = search(policy, some, prompts, scorer, settings, grower)
+        trees = search(policy, some, requests, scorer, params.csr.search, params.lambda_, params.seed, grower)
         found = [[node.tokens for node in tree.responses()] for tree in trees]
         return len(some), found
 

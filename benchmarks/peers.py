@@ -10,28 +10,30 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lookagain.decoder import Decoder
+from lookagain.params import SearchSettings
 from lookagain.policy import Policy
-from lookagain.search import Growth, Node, Settings, full_stops, grow_sentences
+from lookagain.search import Growth, Node, full_stops, grow_sentences
 
 
 class FreshGrower:
     """Grows sentences as `search.CachedGrower` does, but prefills image, prompt and response anew for every candidate."""
 
-    def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: Settings):
+    def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: SearchSettings):
         self.policy, self.images, self.prompts, self.settings = policy, images, prompts, settings
         self.stops = full_stops(policy)
 
     @torch.inference_mode()
-    def grow(self, nodes: Sequence[Node]) -> list[list[Growth]]:
+    def grow(self, nodes: Sequence[Node], uniforms: Tensor) -> list[list[Growth]]:
         """The distinct candidate sentences of each node."""
         grown = []
-        for node in nodes:
+        for node, draws in zip(nodes, uniforms.view(len(nodes), self.settings.candidates, -1), strict=True):
             suffix = self.policy.suffix(self.prompts[node.tree]) + node.tokens
             copies = [self.images[node.tree].copy() for _ in range(self.settings.candidates)]
             decoder = Decoder(self.policy, copies, range(len(copies)), [suffix] * len(copies))
-            grown += grow_sentences(decoder, 1, self.settings, self.stops)
+            grown += grow_sentences(decoder, 1, self.settings, self.stops, draws)
         return grown
 
     def keep(self, nodes: Sequence[Node]) -> list[Node]:

@@ -94,12 +94,9 @@ def _answer(settings: Params, model: Path, picture: Image, prompt: str, dar: boo
 @app.command()
 def results() -> None:
     """Print the results table of the last run."""
-    from lookagain.params import load_params
     from lookagain.report import tables
 
-    settings = load_params()
-    models = tables.models_of(list(settings.evaluate.models), settings.csr.iterations)
-    tables.print_table(tables.build(tables.read_all("reports/metrics", models)))
+    tables.print_results()
 
 
 @app.command()

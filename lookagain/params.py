@@ -164,9 +164,10 @@ class Stic:
 
 
 @dataclass(frozen=True)
-class CsrSearch:
-    images: int
+class SearchSettings:
     candidates: int
+    proposal: Literal["sample", "group_beam"]
+    temperature: float
     diversity_penalty: float
     keep_top: int
     keep_bottom: int
@@ -181,7 +182,8 @@ class CsrSearch:
 @dataclass(frozen=True)
 class Csr:
     iterations: int
-    search: CsrSearch
+    images: int
+    search: SearchSettings
     dpo: Dpo
 
 
@@ -323,10 +325,10 @@ def _check_relations(params: Params, path: str) -> None:
         raise ParamsError(
             f"{path}: sample.images = {params.sample.images} exceeds data.world.pool_scenes = {world.pool_scenes}"
         )
-    if params.csr.search.images > params.sample.images:
-        raise ParamsError(
-            f"{path}: csr.search.images = {params.csr.search.images} exceeds sample.images = {params.sample.images}"
-        )
+    if params.csr.images > params.sample.images:
+        raise ParamsError(f"{path}: csr.images = {params.csr.images} exceeds sample.images = {params.sample.images}")
+    if params.csr.search.proposal == "sample" and params.csr.search.temperature == 0:
+        raise ParamsError(f"{path}: csr.search.temperature = 0 would propose one sentence many times; it must be over 0")
     if params.csr.search.candidates < 2:
         raise ParamsError(f"{path}: csr.search.candidates = {params.csr.search.candidates} must be 2 or more to make a pair")
     if params.policy.source == "world" and params.data.source != "world":

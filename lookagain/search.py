@@ -1,9 +1,11 @@
 """CSR Algorithm 1: sentence-level beam search, guided by the calibrated reward.
 
-Every live node (a response so far) grows `candidates` sentences by group beam search: groups of one beam each, which choose
-their tokens in turn, each taking a penalty off the tokens that earlier groups chose at the same step (Hamming diversity). The
-image is prefilled once; a node's cache branches into its candidates and lives on in those that are kept; token ids are kept
-too and never tokenised again. Trees of several images grow in lockstep, as rows of one batch.
+Every live node (a response so far) proposes `candidates` sentences. With proposal `sample` they are drawn from the policy at a
+temperature (the paper's section 3.2.1); with `group_beam` they come from group beam search (its appendix and the released
+code): groups of one beam each, which choose their tokens in turn, each taking a penalty off the tokens that earlier groups
+chose at the same step (Hamming diversity). The image is prefilled once; a node's cache branches into its candidates and lives
+on in those that are kept; token ids are kept too and never tokenised again. Trees of several images grow in lockstep, as rows
+of one batch.
 
 As in the paper: sentences end at ".", each gets R (Eq. 4), the top and bottom ones by R go on, the responses with the highest
 and lowest cumulative R make the pair. Deviations: equal candidates of a node count once; a response that only ends (EOS at
@@ -21,8 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 from lookagain.decoder import Decoder
+from lookagain.generation import Decoding, Request, choose
+from lookagain.params import SearchSettings
 from lookagain.policy import Policy
 from lookagain.rewards import ImageTextScorer, calibrated, image_relevance, language_score, ranks
+from lookagain.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Growth:
     """A sentence grown from a node."""
 
     tokens: list[int]  # with the full stop, without EOS
-    logps: list[float]  # of those tokens under the policy, without the diversity penalty
+    logps: list[float]  # of those tokens under the policy itself, without temperature or penalty
     ends_response: bool
     row: int  # of the decoder's cache that holds it
 
@@ -60,23 +65,6 @@ class Node:
         return [token for sentence in self.sentences for token in sentence.tokens]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The search's settings; see params.yaml, csr.search."""
-
-    candidates: int
-    diversity_penalty: float
-    keep_top: int
-    keep_bottom: int
-    max_sentence_tokens: int
-    max_sentences: int
-    reward: str
-    image_scale: float
-    aggregate: str
-    prune_by: str
-    lambda_: float
-
-
 @dataclass
 class Tree:
     """All responses found for one prompt, with their cumulative rewards."""
@@ -92,18 +80,21 @@ class Tree:
 def search(
     policy: Policy,
     images: Sequence[Image.Image],
-    prompts: Sequence[str],
+    requests: Sequence[Request],
     scorer: ImageTextScorer,
-    settings: Settings,
+    settings: SearchSettings,
+    lambda_: float,
+    seed: int,
     grower: type[CachedGrower] | None = None,
 ) -> list[Tree]:
-    """One tree per (image, prompt). `grower` decides how nodes grow; the default keeps every node's cache."""
+    """One tree per request and its image. `grower` decides how nodes grow; the default keeps every node's cache."""
     trees = [Tree() for _ in images]
     nodes = [Node(tree=number, row=number) for number in range(len(images))]
-    growing = (grower or CachedGrower)(policy, images, prompts, settings)
+    growing = (grower or CachedGrower)(policy, images, [request.prompt for request in requests], settings)
     embeddings = scorer.encode_images(images)
     for depth in range(settings.max_sentences):
-        candidates = _scored(policy, growing.grow(nodes), nodes, embeddings, scorer, settings)
+        grown = growing.grow(nodes, _uniforms(nodes, requests, settings, seed))
+        candidates = _scored(policy, grown, nodes, embeddings, scorer, settings, lambda_)
         for node, ends in candidates:
             if ends:
                 trees[node.tree].finished.append(node)
@@ -134,7 +125,7 @@ def best_and_worst(tree: Tree, aggregate: str) -> tuple[Node, Node] | None:
 class CachedGrower:
     """Grows sentences from nodes whose caches are rows of one decoder: nothing that was computed is computed again."""
 
-    def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: Settings):
+    def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: SearchSettings):
         self.settings = settings
         self.stops = full_stops(policy)
         suffixes = [policy.suffix(prompt) for prompt in prompts]
@@ -142,10 +133,10 @@ class CachedGrower:
             self.decoder = Decoder(policy, images, range(len(images)), suffixes)
 
     @torch.inference_mode()
-    def grow(self, nodes: Sequence[Node]) -> list[list[Growth]]:
+    def grow(self, nodes: Sequence[Node], uniforms: Tensor) -> list[list[Growth]]:
         """The distinct candidate sentences of each node; node i is row i of the decoder."""
         self.decoder.repeat(self.settings.candidates)
-        return grow_sentences(self.decoder, len(nodes), self.settings, self.stops)
+        return grow_sentences(self.decoder, len(nodes), self.settings, self.stops, uniforms)
 
     def keep(self, nodes: Sequence[Node]) -> list[Node]:
         """Keep the caches of these nodes alone; returns the nodes with their new rows."""
@@ -160,20 +151,39 @@ def full_stops(policy: Policy) -> list[int]:
     return sorted(token for token in ids if token is not None and policy.text([token]) == ".")
 
 
-def grow_sentences(decoder: Decoder, nodes: int, settings: Settings, stops: Sequence[int]) -> list[list[Growth]]:
-    """Group beam search with beams of one: each node has `candidates` adjacent rows, which choose in turn at every step.
+def _uniforms(nodes: Sequence[Node], requests: Sequence[Request], settings: SearchSettings, seed: int) -> Tensor:
+    """The draws of every candidate, (nodes * candidates, max_sentence_tokens): seeded by request, response so far, candidate."""
+    if settings.proposal == "group_beam":
+        return torch.empty(len(nodes) * settings.candidates, settings.max_sentence_tokens)  # nothing is drawn
+    draws = []
+    for node in nodes:
+        for candidate in range(settings.candidates):
+            one = torch.Generator().manual_seed(derive(seed, "search", requests[node.tree].id, *node.tokens, candidate))
+            draws.append(torch.rand(settings.max_sentence_tokens, generator=one, dtype=torch.float64))
+    return torch.stack(draws)
 
-    Leaves each row's cache at the end of its sentence. Rows that end stand still while others go on.
+
+def grow_sentences(
+    decoder: Decoder, nodes: int, settings: SearchSettings, stops: Sequence[int], uniforms: Tensor
+) -> list[list[Growth]]:
+    """Each node has `candidates` adjacent rows, which write a sentence each; equal ones of a node count once.
+
+    uniforms: (rows, max_sentence_tokens), the draws of proposal `sample`. Leaves each row's cache at the end of its sentence.
+    Rows that end stand still while others go on.
     """
+    sampling = Decoding(settings.temperature, 1.0, settings.max_sentence_tokens)
     groups, rows = settings.candidates, decoder.rows
     stop = torch.zeros(decoder.logits.shape[-1], dtype=torch.bool, device=decoder.logits.device)
     stop[list(stops)] = True
     active = torch.ones(rows, dtype=torch.bool, device=decoder.logits.device)
     steps: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, log-probs, whether the row wrote: (rows,) each
     ends = torch.zeros_like(active)  # EOS was chosen
-    for _ in range(settings.max_sentence_tokens):
+    for step in range(settings.max_sentence_tokens):
         logps = decoder.logits.log_softmax(-1)
-        tokens = _diverse(logps, active, nodes, groups, settings.diversity_penalty)
+        if settings.proposal == "sample":
+            tokens = choose(decoder.logits, sampling, uniforms[:, step])
+        else:
+            tokens = _diverse(logps, active, nodes, groups, settings.diversity_penalty)
         over = active & (tokens == decoder.policy.eos)
         ends |= over
         writes = active & ~over
@@ -213,7 +223,8 @@ def _scored(
     nodes: Sequence[Node],
     embeddings: Tensor,
     scorer: ImageTextScorer,
-    settings: Settings,
+    settings: SearchSettings,
+    lambda_: float,
 ) -> list[tuple[Node, bool]]:
     """Children of all nodes with their sentences' rewards, and whether they end the response."""
     texts = [[policy.text(growth.tokens) for growth in siblings] for siblings in grown]
@@ -229,7 +240,7 @@ def _scored(
         relevance = [image_relevance(cosines[node.tree, text], settings.image_scale) for _, text in written]
         language = [language_score(growth.logps) for growth, _ in written]
         parts = (ranks(relevance), ranks(language)) if settings.reward == "rank" else (relevance, language)
-        rewards = [calibrated(image, words, settings.lambda_) for image, words in zip(*parts, strict=True)]
+        rewards = [calibrated(image, words, lambda_) for image, words in zip(*parts, strict=True)]
         for (growth, text), r_i, r_t, reward in zip(written, relevance, language, rewards, strict=True):
             sentence = Sentence(growth.tokens, text, r_t, r_i, reward)
             children.append((Node(node.tree, (*node.sentences, sentence), growth.row), growth.ends_response))
@@ -238,7 +249,7 @@ def _scored(
     return children
 
 
-def _kept(nodes: Sequence[Node], settings: Settings) -> list[Node]:
+def _kept(nodes: Sequence[Node], settings: SearchSettings) -> list[Node]:
     """The nodes with the top and bottom last sentences, by R or by R_T; all of them if they are few."""
     ranked = sorted(
         nodes,

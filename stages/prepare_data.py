@@ -49,11 +49,13 @@ def main() -> None:
         tracking.child("prepare_data", flatten(params.data, "data."), enabled=run.is_main) as track,
     ):
         if run.is_main:
-            (prepare_world if params.data.source == "world" else prepare_coco)(params, track)
+            counts = (prepare_world if params.data.source == "world" else prepare_coco)(params)
+            track.metrics(counts)
+            print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 
-def prepare_world(params: Params, track: tracking.Child) -> None:
-    """Render every split."""
+def prepare_world(params: Params) -> dict[str, int]:
+    """Render every split; returns how many scenes each has."""
     world, seed = params.data.world, params.seed
     folders = {
         "policy": ("data/policy", world.policy_scenes),
@@ -66,15 +68,11 @@ def prepare_world(params: Params, track: tracking.Child) -> None:
     splits.write_conversations("data/instruct/conversations.jsonl", scenes["instruct"], params.policy.world.noise_share, seed)
     for split in ("validation", "test"):
         splits.write_benchmarks(folders[split][0], scenes[split], params.evaluate.pope.per_image, seed)
-    images = ImageStore("data/pool/images")
-    shown = scenes["pool"][:24]
-    sheet = splits.contact_sheet([images.load(scene.image_id) for scene in shown], [scene.type for scene in shown])
-    track.image("world.png", sheet)
-    print(", ".join(f"{split}: {len(drawn)} scenes" for split, drawn in scenes.items()))
+    return {split: len(drawn) for split, drawn in scenes.items()}
 
 
-def prepare_coco(params: Params, track: tracking.Child) -> None:
-    """Index the pool, the instruction data and the benchmark; nothing is written if a file is missing."""
+def prepare_coco(params: Params) -> dict[str, int]:
+    """Index the pool, the instruction data and the benchmark, or nothing if a file is missing; returns how many images each has."""
     data = params.data
     needed = {key: [Path(getattr(data.coco, key))] for key in ORIGINS}
     needed["pope_dir"] = [Path(data.coco.pope_dir) / name for name in POPE_FILES]
@@ -90,8 +88,7 @@ def prepare_coco(params: Params, track: tracking.Child) -> None:
     counts = {"pool": index(Path("data/pool/images"), pool, list_images(pool), data)}
     counts["instruct"] = prepare_instructions(data)
     counts["test"] = prepare_benchmark(data, params.seed)
-    track.metrics(counts)
-    print(", ".join(f"{name}: {count} images" for name, count in counts.items()))
+    return counts
 
 
 def index(folder: Path, root: Path, paths: Iterable[Path], data: Data, by_stem: bool = False) -> int:

@@ -11,12 +11,12 @@ import random
 from lookagain import runtime, tracking
 from lookagain.generation import Request
 from lookagain.images import ImageStore
-from lookagain.params import flatten, load_params
-from lookagain.policy import load_policy
+from lookagain.params import Params, flatten, load_params
+from lookagain.policy import Policy, load_policy
 from lookagain.prompts import CSR_DESCRIBE
 from lookagain.records import Pair, Provenance, from_dict, write_records
 from lookagain.rewards import ImageTextScorer
-from lookagain.search import Settings, best_and_worst, cumulative, search
+from lookagain.search import Tree, best_and_worst, cumulative, search
 from lookagain.seeds import derive
 
 
@@ -24,10 +24,14 @@ def main(iteration: str, parent: str) -> None:
     """Search on the policy of the iteration before; every iteration sees the same images and prompts."""
     params = load_params()
     method = f"csr-{iteration}"
-    chosen = dataclasses.asdict(params.csr.search)
-    count = chosen.pop("images")
-    settings = Settings(**chosen, lambda_=params.lambda_)
-    used = {"seed": params.seed, "search": settings, "images": count, "dtype": params.policy.dtype}
+    settings = params.csr.search
+    used = {
+        "seed": params.seed,
+        "lambda": params.lambda_,
+        "search": settings,
+        "images": params.csr.images,
+        "dtype": params.policy.dtype,
+    }
     with (
         runtime.stage(f"search@{iteration}", used, ["data/sample", "models/reward", f"models/{parent}"]) as run,
         tracking.child(
@@ -35,7 +39,7 @@ def main(iteration: str, parent: str) -> None:
         ) as track,
     ):
         images = ImageStore("data/sample/images", params.data.max_image_pixels)
-        ids = sorted(images.ids, key=lambda image_id: derive(params.seed, "csr", image_id))[:count]
+        ids = sorted(images.ids, key=lambda image_id: derive(params.seed, "csr", image_id))[: params.csr.images]
         requests = [
             Request(f"csr/{one}", one, random.Random(derive(params.seed, "csr prompt", one)).choice(CSR_DESCRIBE))
             for one in ids
@@ -44,10 +48,9 @@ def main(iteration: str, parent: str) -> None:
         scorer = ImageTextScorer("models/reward", run.device)
 
         def work(batch: list[Request]) -> list[dict | None]:
-            found = search(
-                policy, [images.load(one.image_id) for one in batch], [one.prompt for one in batch], scorer, settings
-            )
-            return [_pair(policy, method, one, tree, settings, params.seed) for one, tree in zip(batch, found, strict=True)]
+            loaded = [images.load(one.image_id) for one in batch]
+            found = search(policy, loaded, batch, scorer, settings, params.lambda_, params.seed)
+            return [_pair(policy, method, one, tree, params) for one, tree in zip(batch, found, strict=True)]
 
         step = max(1, params.runtime.batch_size // (settings.keep_top + settings.keep_bottom))
         dealt = [requests[start : start + step] for start in range(0, len(requests), step)]
@@ -62,13 +65,15 @@ def main(iteration: str, parent: str) -> None:
             print(f"{method}: {len(pairs)} pairs of {len(made)} images; the others' responses all had one reward")
 
 
-def _pair(policy, method, request, tree, settings, seed) -> dict | None:
+def _pair(policy: Policy, method: str, request: Request, tree: Tree, params: Params) -> dict | None:
+    settings = params.csr.search
     ends = best_and_worst(tree, settings.aggregate)
     if ends is None:
         return None
     texts = [policy.text(node.tokens) for node in ends]
+    decoding = dataclasses.asdict(settings) | {"lambda": params.lambda_}
     made = [
-        Provenance(request.prompt, {"name": "none"}, dataclasses.asdict(settings), seed, cumulative(node, settings.aggregate))
+        Provenance(request.prompt, {"name": "none"}, decoding, params.seed, cumulative(node, settings.aggregate))
         for node in ends
     ]
     return dataclasses.asdict(

@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes) -> Path:
-    """`changes` are params by dotted keys with `__` for the dot, e.g. csr__search__images=4."""
+    """`changes` are params by dotted keys with `__` for the dot, e.g. csr__images=4."""
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(policy_folder, folder / "models/base")
     write_reward(folder / "models/reward")
-    write_params(folder, sample__images=images, csr__search__images=4, stic__describe__items=6, **changes)
+    write_params(folder, sample__images=images, csr__images=4, stic__describe__items=6, **changes)
     rng = np.random.default_rng(0)
     for name in ("sample", "instruct"):
         rows = [(f"{name}_{number}", _png(rng), None) for number in range(images)]
@@ -75,10 +75,12 @@ def write_reward(folder: Path) -> None:
     (folder / "reward.json").write_text(json.dumps({"model": "local-dir:models/reward", "pretrained": None}))
 
 
-def run_stage(folder: Path, *arguments: str, config: str | None = None, check: bool = True) -> subprocess.CompletedProcess:
-    """`python -m lookagain.launch ...` in the project, with an Accelerate config if one is named."""
+def run_stage(
+    folder: Path, *arguments: str, config: str = "configs/accelerate/cpu.yaml", check: bool = True
+) -> subprocess.CompletedProcess:
+    """`python -m lookagain.launch ...` in the project, by default in one process."""
     environment = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | ({"ACCELERATE_CONFIG": config} if config else {})
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_CONFIG": config}
     command = [sys.executable, "-m", "lookagain.launch", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if check and done.returncode:

@@ -1,13 +1,13 @@
 """Every fast path against its slow twin, in fp32: the same tokens, the same figures."""
 
+import pytest
 import torch
 from test_generation import GREEDY, answer, requests  # noqa: F401
 from test_policy import PROMPTS, logits
-from test_search import PROMPT, SETTINGS, Scorer, found
+from test_search import SAMPLE, SETTINGS, found, trees_of
 from test_training import pairs  # noqa: F401
 
 from benchmarks.peers import FreshGrower
-from lookagain.search import search
 from lookagain.training.collate import collate, response_logps
 from lookagain.training.dpo import pair_examples
 
@@ -22,11 +22,10 @@ def test_greedy_is_transformers_greedy(policy, images, requests):  # noqa: F811
         assert policy.text(ids) == response
 
 
-def test_cache_reuse_finds_what_a_fresh_prefill_of_every_node_finds(policy, images):
+@pytest.mark.parametrize("settings", [SETTINGS, SAMPLE], ids=lambda one: one.proposal)
+def test_cache_reuse_finds_what_a_fresh_prefill_of_every_node_finds(policy, images, settings):
     """The slow twin: every node's prompt and response so far are prefilled again."""
-    fast = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS)
-    slow = search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS, FreshGrower)
-    assert found(fast) == found(slow)
+    assert found(trees_of(policy, images, settings)) == found(trees_of(policy, images, settings, grower=FreshGrower))
 
 
 def test_response_logps_are_those_of_each_row_alone(policy, images, pairs):  # noqa: F811

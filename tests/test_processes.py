@@ -17,10 +17,10 @@ STAGES = [
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory, policy_folder):
     folders = []
-    for name, config in (("one", None), ("two", "configs/accelerate/cpu-2.yaml")):
+    for name in ("cpu", "cpu-2"):
         folder = build_project(tmp_path_factory.mktemp(name) / "project", policy_folder)
         for stage in STAGES:
-            run_stage(folder, *stage, config=config)
+            run_stage(folder, *stage, config=f"configs/accelerate/{name}.yaml")
         folders.append(folder)
     return folders
 

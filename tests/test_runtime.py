@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lookagain import launch as launcher
 from lookagain import runtime
 from lookagain.runtime import StageError, check_processes, fingerprint
 
@@ -19,6 +20,7 @@ TOY = """
 import json, os, time
 from dataclasses import dataclass
 from pathlib import Path
+from lookagain import launch as launcher
 from lookagain import runtime
 from lookagain.params import load_params
 
@@ -51,9 +53,12 @@ def project(tmp_path):
     return tmp_path
 
 
+CPU = "configs/accelerate/cpu.yaml"
+
+
 def environment(**settings):
     kept = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT")}
-    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | settings
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_CONFIG": CPU} | settings
 
 
 def launch(project, *arguments, **settings):
@@ -114,6 +119,17 @@ def test_two_processes_give_what_one_gives(project):
     assert len((project / "worked-1").read_text().split()) == 2
     assert launch(project, "toy", "5").returncode == 0
     assert results(project)[1] == two
+
+
+def test_without_a_config_a_machine_without_gpu_runs_two_processes(project, monkeypatch):
+    monkeypatch.setattr(launcher, "cores", lambda: 4)
+    monkeypatch.setattr(launcher.shutil, "which", lambda name: None)
+    assert launcher.default_config() == "configs/accelerate/cpu-2.yaml"
+    monkeypatch.setattr(launcher, "cores", lambda: 1)
+    assert launcher.default_config() == ""
+    monkeypatch.setattr(launcher, "cores", lambda: 4)
+    monkeypatch.setattr(launcher.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert launcher.default_config() == ""
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
+import dataclasses
 import zlib
 
 import pytest
 import torch
 
+from lookagain.generation import Request
+from lookagain.params import SearchSettings
 from lookagain.rewards import ranks
-from lookagain.search import Node, Sentence, Settings, Tree, _diverse, best_and_worst, cumulative, full_stops, search
+from lookagain.search import Node, Sentence, Tree, _diverse, best_and_worst, cumulative, full_stops, search
 
-SETTINGS = Settings(
-    candidates=5, diversity_penalty=3.0, keep_top=2, keep_bottom=2, max_sentence_tokens=12, max_sentences=4, reward="value",
-    image_scale=100.0, aggregate="sum", prune_by="R", lambda_=0.9,
+SETTINGS = SearchSettings(
+    candidates=5, proposal="group_beam", temperature=1.0, diversity_penalty=3.0, keep_top=2, keep_bottom=2,
+    max_sentence_tokens=12, max_sentences=4, reward="value", image_scale=100.0, aggregate="sum", prune_by="R",
 )  # fmt: skip
-PROMPT = "Describe the following image."
+SAMPLE = dataclasses.replace(SETTINGS, proposal="sample")
+REQUESTS = [Request(f"csr/{number}", str(number), "Describe the following image.") for number in range(6)]
 
 
 class Scorer:
@@ -33,14 +37,27 @@ def found(trees):
     ]
 
 
-def with_(**changes):
-    return Settings(**{**SETTINGS.__dict__, **changes})
+def trees_of(policy, images, settings=SETTINGS, lambda_=0.9, seed=0, grower=None, start=0):
+    requests = REQUESTS[start : start + len(images)]
+    return search(policy, images, requests, Scorer(), settings, lambda_, seed, grower)
 
 
-def test_trees_do_not_depend_on_their_batch(policy, images):
-    together = found(search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS))
-    alone = [found(search(policy, [image], [PROMPT], Scorer(), SETTINGS))[0] for image in images]
+@pytest.mark.parametrize("settings", [SETTINGS, SAMPLE], ids=lambda one: one.proposal)
+def test_trees_do_not_depend_on_their_batch(policy, images, settings):
+    together = found(trees_of(policy, images, settings))
+    alone = [found(trees_of(policy, [image], settings, start=number))[0] for number, image in enumerate(images)]
     assert together == alone
+
+
+def test_sampled_candidates_follow_the_seed(policy, images):
+    assert found(trees_of(policy, images[:2], SAMPLE)) == found(trees_of(policy, images[:2], SAMPLE))
+    assert found(trees_of(policy, images[:2], SAMPLE)) != found(trees_of(policy, images[:2], SAMPLE, seed=1))
+
+
+def test_sampling_at_a_low_temperature_proposes_the_greedy_sentence(policy, images):
+    cold = trees_of(policy, images, dataclasses.replace(SAMPLE, temperature=1e-4))
+    greedy = trees_of(policy, images, dataclasses.replace(SETTINGS, diversity_penalty=0.0))
+    assert found(cold) == found(greedy)
 
 
 def test_groups_avoid_what_earlier_groups_chose():
@@ -54,7 +71,7 @@ def test_groups_avoid_what_earlier_groups_chose():
 
 def test_sentences_end_at_full_stops_and_rewards_are_eq_4(policy, images):
     (stop,) = full_stops(policy)
-    for node in (node for tree in search(policy, images, [PROMPT] * 6, Scorer(), SETTINGS) for node in tree.responses()):
+    for node in (node for tree in trees_of(policy, images) for node in tree.responses()):
         for sentence in node.sentences:
             assert stop not in sentence.tokens[:-1]
             assert sentence.reward == pytest.approx(0.9 * sentence.relevance + 0.1 * sentence.language)
@@ -62,12 +79,12 @@ def test_sentences_end_at_full_stops_and_rewards_are_eq_4(policy, images):
 
 
 def test_language_score_alone_at_lambda_0(policy, images):
-    tree = search(policy, images[:1], [PROMPT], Scorer(), with_(lambda_=0.0))[0]
+    tree = trees_of(policy, images[:1], lambda_=0.0)[0]
     assert all(s.reward == pytest.approx(s.language) for node in tree.responses() for s in node.sentences)
 
 
 def test_rank_rewards_lie_between_0_and_1(policy, images):
-    tree = search(policy, images[:1], [PROMPT], Scorer(), with_(reward="rank"))[0]
+    tree = trees_of(policy, images[:1], dataclasses.replace(SETTINGS, reward="rank"))[0]
     rewards = [s.reward for node in tree.responses() for s in node.sentences]
     assert 0 <= min(rewards) < max(rewards) <= 1
     assert ranks([1.0, 2.0]) == [0.0, 1.0]

@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from lookagain.images import ImageStore, write_shards
 from lookagain.records import Conversation, atomic_write, write_records
@@ -22,7 +21,6 @@ from lookagain.world.scenes import Scene, draw_scene, read_coco, to_coco, to_jpe
 
 PROCESSES = 2
 CHUNK = 250  # scenes a process draws at a time
-COLUMNS, ROWS, SCALE, MARGIN, LABEL = 6, 4, 3, 8, 16  # of the contact sheet, in tiles and px
 
 
 def write_split(folder: Path | str, split: str, count: int, size: int, seed: int) -> list[Scene]:
@@ -67,20 +65,6 @@ def read_split(folder: Path | str) -> tuple[list[Scene], np.ndarray]:
     scenes = read_coco(Path(folder) / "instances.json")
     images = ImageStore(Path(folder) / "images")
     return scenes, np.stack([np.asarray(images.load(scene.image_id)) for scene in scenes])
-
-
-def contact_sheet(images: Sequence[Image.Image], labels: Sequence[str]) -> Image.Image:
-    """The first 24 images, enlarged three times, each over its label."""
-    width, height = (side * SCALE for side in images[0].size)
-    sheet = Image.new("RGB", (COLUMNS * (width + MARGIN) + MARGIN, ROWS * (height + MARGIN + LABEL) + MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    for number, (image, label) in enumerate(list(zip(images, labels, strict=True))[: COLUMNS * ROWS]):
-        x = MARGIN + number % COLUMNS * (width + MARGIN)
-        y = MARGIN + number // COLUMNS * (height + MARGIN + LABEL)
-        sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (x, y))
-        draw.text((x + width // 2, y + height + 1), label, fill="#333333", font=font, anchor="ma")
-    return sheet
 
 
 def _draw(seed: int, split: str, size: int, index: int) -> tuple[bytes, Scene]:
