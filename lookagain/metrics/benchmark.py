@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,6 +65,46 @@ class Benchmark(Protocol):
 
     def tally(self, questions: Sequence[Question], responses: Sequence[str]) -> tuple[float, ...]:
         """The counts of one unit: its questions of one split, and the responses to them."""
+
+    def score(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """The figures from counts summed over units, (..., k) -> (...) each; a rate without a case is 0."""
+
+    def read_answers(self, path: Path) -> dict[str, str]:
+        """Responses by question id from an answer file in the official format. Raises BenchmarkError."""
+
+
+class JudgedBenchmark(Protocol):
+    """The names of a benchmark that a judge scores: as in `Benchmark`, but counts come from verdicts instead of responses.
+
+    A verdict is a tuple of numbers whose meaning is the module's, or None where the judge failed: a failure adds to no figure but
+    `failed`, the share of verdicts that are missing, in percent.
+    """
+
+    NAME: str
+    METRICS: tuple[str, ...]  # the headline first, `failed` last
+    MAX_NEW_TOKENS: int
+    SOURCE: str
+    JUDGE_TEMPERATURE: float
+    JUDGE_MAX_TOKENS: int
+    REMINDER: str  # what the judge is told after an answer that is no verdict
+
+    def read(self, folder: Path, preset: PromptPreset) -> list[Question]:
+        """The questions of the official files in a folder. Raises BenchmarkError."""
+
+    def unit(self, question: Question) -> str:
+        """The resampling unit of a question, unique within its split."""
+
+    def score_answer(self, question: Question, response: str) -> float | None:
+        """None: an answer alone has no score."""
+
+    def judge_messages(self, question: Question, response: str) -> list[dict[str, Any]]:
+        """What the judge is asked, as chat messages; none where there is nothing to judge: `parse_verdict` of "" is the verdict."""
+
+    def parse_verdict(self, text: str, response: str) -> tuple[float, ...] | None:
+        """The verdict in the judge's answer about a response; None if it holds none."""
+
+    def tally_verdicts(self, questions: Sequence[Question], verdicts: Sequence[tuple[float, ...] | None]) -> tuple[float, ...]:
+        """The counts of one unit from its questions' verdicts; a question judged several times comes several times."""
 
     def score(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """The figures from counts summed over units, (..., k) -> (...) each; a rate without a case is 0."""
