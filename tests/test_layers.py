@@ -17,7 +17,7 @@ NO_DEPS = {"lookagain.runtime", "lookagain.launch", "lookagain.tracking"}
 # Lower layers first. A module may import from its own layer and those below.
 LAYERS = [
     {"errors", "seeds", "params", "records"},
-    {"pairs", "losses", "metrics", "stats", "images", "transforms", "prompts"},
+    {"pairs", "losses", "metrics", "stats", "images", "transforms", "prompts", "chat", "judge"},
     {"policy", "features", "rewards", "decoder"},
     {"generation", "search", "training", "evaluation", "report", "world"},
     {"tracking", "runtime"},
@@ -34,6 +34,8 @@ NO_TORCH = [
     "images",
     "transforms",
     "prompts",
+    "chat",
+    "judge",
     "runtime",
     "cli",
 ]
