@@ -12,6 +12,7 @@ The word lists and rules are those of the authors' release, its quirks included:
   left out here; "stove top oven" is three words, so that its two-word rule never joins it: two mentions of an oven.
 Deviations: nouns are made singular by a closed table over these words instead of the pattern library (whose PyPI name now is
 another package), and words are found by one expression instead of nltk's tokenizer; hyphenated words stay whole in both.
+A file of generated captions may be about some of the images only, as the papers draw 500.
 """
 
 from __future__ import annotations
@@ -19,12 +20,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lookagain.records import RecordError
+from lookagain.metrics import official
+from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
+from lookagain.records import Question
+
+NAME = "chair"
+MAX_NEW_TOKENS = 1024
+SOURCE = "https://cocodataset.org (2014 train/val annotations): instances_val2014.json and captions_val2014.json"
+INSTANCES = ("instances.json", "instances_val2014.json")
+CAPTIONS = ("captions.json", "captions_val2014.json")
+SPLIT = "all"
+PROMPT = "Please describe this image in detail."
 
 # Category -> the other words that name it, beside its own name.
 SYNONYMS: dict[str, str] = {
@@ -170,7 +181,7 @@ COLUMNS = ("captions", "hallucinated_captions", "hallucinated_mentions", "mentio
 METRICS = ("chair_s", "chair_i", "recall", "length", "repeats")
 
 
-class ChairError(RecordError):
+class ChairError(BenchmarkError):
     """An annotation file that cannot be used: the message names the file and what is wrong."""
 
 
@@ -221,21 +232,46 @@ def read_truth(instances: Path | str, captions: Path | str) -> dict[str, frozens
     Reads COCO's own formats; captions of images that `instances` does not list are ignored.
     Raises ChairError if a file is missing or malformed, or an instance has a category that is none of COCO's 80.
     """
+    return dict(_read_objects(instances, captions, None).values())
+
+
+def _read_objects(
+    instances: Path | str, captions: Path | str, wanted: Container[str] | None
+) -> dict[str, tuple[str, frozenset[str]]]:
+    """(image id, objects) by COCO's number of the image, as text; of the wanted numbers alone, if given."""
     boxes, references = _read_json(instances), _read_json(captions)
     try:
-        stems = {image["id"]: Path(image["file_name"]).stem for image in boxes["images"]}
+        images = [image for image in boxes["images"] if wanted is None or str(image["id"]) in wanted]
+        stems = {image["id"]: Path(image["file_name"]).stem for image in images}
         names = {category["id"]: category["name"] for category in boxes["categories"]}
-        truth: dict[str, set[str]] = {stem: set() for stem in stems.values()}
+        truth: dict[int, set[str]] = {number: set() for number in stems}
+        listed = stems.keys() if wanted is None else {image["id"] for image in boxes["images"]}
         if unknown := set(names.values()) - SYNONYMS.keys():
             raise ChairError(f"{instances}: {sorted(unknown)} are not among COCO's 80 categories")
         for box in boxes["annotations"]:
-            truth[stems[box["image_id"]]].add(names[box["category_id"]])
+            if box["image_id"] in stems:
+                truth[box["image_id"]].add(names[box["category_id"]])
+            elif box["image_id"] not in listed:
+                raise ChairError(f"{instances}: an instance is of image {box['image_id']}, which is not listed")
         for reference in references["annotations"]:
             if reference["image_id"] in stems:
-                truth[stems[reference["image_id"]]].update(mentions(reference["caption"]))
+                truth[reference["image_id"]].update(mentions(reference["caption"]))
     except (KeyError, TypeError) as error:
         raise ChairError(f"{instances} and {captions} do not match COCO's format or each other: {error!r}") from error
-    return {image: frozenset(objects) for image, objects in truth.items()}
+    return {str(number): (stems[number], frozenset(objects)) for number, objects in truth.items()}
+
+
+def read(folder: Path, preset: PromptPreset) -> list[Question]:
+    """A description of every image; ids are COCO's image numbers. The preset has no part in the prompt."""
+    return read_files(official.find(folder, INSTANCES, SOURCE), official.find(folder, CAPTIONS, SOURCE))
+
+
+def read_files(instances: Path, captions: Path, wanted: Container[str] | None = None) -> list[Question]:
+    """A description of every image, or of those whose numbers are wanted; `reference` is the JSON list of the image's objects."""
+    found = _read_objects(instances, captions, wanted)
+    return [
+        Question(number, image, NAME, SPLIT, PROMPT, json.dumps(sorted(objects))) for number, (image, objects) in found.items()
+    ]
 
 
 def _read_json(path: Path | str) -> dict:
@@ -256,6 +292,23 @@ def count(caption: str, objects: frozenset[str] | set[str]) -> tuple[int, ...]:
     return 1, int(absent > 0), absent, len(named), found, len(objects), len(caption.split()), len(named) - len(distinct)
 
 
+def unit(question: Question) -> str:
+    """The image."""
+    return question.image_id
+
+
+def score_answer(question: Question, response: str) -> None:
+    """None: CHAIR is a ratio over all captions."""
+    return None
+
+
+def tally(questions: Sequence[Question], responses: Sequence[str]) -> tuple[float, ...]:
+    """The counts of an image's captions, in the order of `COLUMNS`."""
+    pairs = zip(questions, responses, strict=True)
+    counts = [count(response, frozenset(json.loads(question.reference))) for question, response in pairs]
+    return tuple(float(sum(column)) for column in zip(*counts, strict=True))
+
+
 def score(counts: np.ndarray) -> dict[str, np.ndarray]:
     """The scores from summed counts (..., 8): percent, but length in words and repeats per caption; 0 where nothing counts."""
     columns = dict(zip(COLUMNS, np.moveaxis(np.asarray(counts, dtype=float), -1, 0), strict=True))
@@ -270,6 +323,29 @@ def score(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.where(whole == 0, 1, whole)
+
+
+def summary(scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """{}: there is one split."""
+    return {}
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Captions by COCO's image number: {"image_id", "caption"} as a list or JSON lines, or the release's {"imgToEval": ...}."""
+    path = Path(path)
+    if path.is_file() and path.read_text(encoding="utf-8-sig").lstrip().startswith("{"):
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError:  # several lines of JSON
+            raw = {}
+        if "imgToEval" in raw:
+            rows = [(f"{path}, image {number}", row) for number, row in raw["imgToEval"].items()]
+            return official.collect((where, *_caption(where, row)) for where, row in rows)
+    return official.collect((where, *_caption(where, row)) for where, row in official.read_rows(path))
+
+
+def _caption(where: str, row: dict) -> tuple[str, str]:
+    return official.value(where, row, ("image_id", *official.IDS)), official.value(where, row, ("caption", *official.RESPONSES))
 
 
 def truncate(captions: Mapping[str, str], mean_words: float) -> dict[str, str]:
