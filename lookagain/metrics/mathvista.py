@@ -89,7 +89,7 @@ def extract(response: str, reference: Mapping[str, Any]) -> str:
         return _letter(text, len(reference["choices"]))
     bare = text.rstrip(".").replace(",", "")
     if kind in ("integer", "float"):
-        return bare if _number(bare, kind) is not None else ""
+        return bare if _number(bare, "float") is not None else ""
     return text if text.startswith("[") and text.endswith("]") else ""
 
 
