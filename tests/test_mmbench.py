@@ -41,7 +41,7 @@ def test_the_chinese_table_has_its_own_file_and_suffix(tmp_path):
     (question,) = mmbench_cn.read(tmp_path, LLAVA15)
     assert question.prompt.endswith("\nD. d\n请直接回答选项字母。")
     assert question.benchmark == "mmbench_cn"
-    with pytest.raises(BenchmarkError, match="none of mmbench_dev_20230712.tsv"):
+    with pytest.raises(BenchmarkError, match=r"none of mmbench_dev_20230712.tsv"):
         mmbench.read(tmp_path, LLAVA15)
 
 

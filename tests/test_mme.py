@@ -69,7 +69,7 @@ def test_results_are_matched_by_question_in_any_order(tmp_path):
 def test_malformed_folders_are_refused(tmp_path):
     with pytest.raises(BenchmarkError, match="no subtask of MME"):
         mme.read(tmp_path, LLAVA15)
-    with pytest.raises(BenchmarkError, match="needs a folder of existence.txt"):
+    with pytest.raises(BenchmarkError, match=r"needs a folder of existence.txt"):
         mme.read_answers(tmp_path)
     folder(tmp_path)
     (tmp_path / "count/02.txt").write_text("Is there a dog?\tYes\n")

@@ -108,7 +108,7 @@ def test_questions_of_a_folder_and_of_a_file(tmp_path):
 def test_labels_of_other_images_are_refused(tmp_path):
     (labels(tmp_path) / "val2014").mkdir()
     (tmp_path / "val2014" / "COCO_val2014_000000000008.jpg").touch()
-    with pytest.raises(pope.PopeError, match="1 images that are not in .*val2014, as COCO_val2014_000000000007.jpg"):
+    with pytest.raises(pope.PopeError, match=r"1 images that are not in .*val2014, as COCO_val2014_000000000007.jpg"):
         pope.read(tmp_path, LLAVA15)
     (tmp_path / "val2014" / "COCO_val2014_000000000007.jpg").touch()
     assert len(pope.read(tmp_path, LLAVA15)) == 6

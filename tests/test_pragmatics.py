@@ -106,7 +106,7 @@ def test_pairs_of_captions_and_answers(tmp_path):
 
 
 def test_malformed_files_are_refused(tmp_path):
-    with pytest.raises(BenchmarkError, match="needs one of controlled_images_dataset.json"):
+    with pytest.raises(BenchmarkError, match=r"needs one of controlled_images_dataset.json"):
         pragmatics.read(tmp_path, LLAVA15)
     with pytest.raises(BenchmarkError, match="entry 1: caption_options"):
         pragmatics.read(write(tmp_path, "temporal", [{"image_path": "a.jpg", "caption_options": ["a", "a"]}]), LLAVA15)

@@ -57,7 +57,7 @@ def test_the_lowest_loss_is_the_answer(tmp_path):
     path.write_text('{"question_id": 101669, "losses": [2, 0.5, 1, 3]}\n{"question_id": 2, "prediction": "C"}\n')
     assert seedbench.read_answers(path) == {"101669": "B", "2": "C"}
     path.write_text('{"question_id": 1, "losses": [2, 0.5, 1]}\n')
-    with pytest.raises(BenchmarkError, match="line 1: losses.*must be 4 finite numbers"):
+    with pytest.raises(BenchmarkError, match=r"line 1: losses.*must be 4 finite numbers"):
         seedbench.read_answers(path)
     path.write_text('{"question_id": 1, "losses": [NaN, 0.5, 1, 2]}\n')
     with pytest.raises(BenchmarkError, match="finite"):

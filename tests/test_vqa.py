@@ -78,7 +78,7 @@ def test_textvqa_reads_the_official_files(tmp_path):
 def test_ocr_tokens_are_read_for_prompts_that_show_them_only(tmp_path):
     textvqa_folder(tmp_path)
     (tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json").unlink()
-    with pytest.raises(BenchmarkError, match="TextVQA_Rosetta.*textvqa.org"):
+    with pytest.raises(BenchmarkError, match=r"TextVQA_Rosetta.*textvqa.org"):
         textvqa.read(tmp_path, LLAVA15)
     plain = PromptPreset(" S", " L", " C", " K", " U", "")
     assert textvqa.read(tmp_path, plain)[0].prompt == "what brand? S"

@@ -42,7 +42,8 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
         raise BenchmarkError(
             f"{splits_file} names problems that {problems_file} lacks: {', '.join(unknown[:3])}; from {SOURCE}"
         )
-    return [_question(problems_file, pid, problems[pid], preset) for pid in identities if problems[pid].get("image")]
+    images = {pid: official.entry(f"{problems_file}, problem {pid}", problems[pid], ["image"])[0] for pid in identities}
+    return [_question(problems_file, pid, problems[pid], preset) for pid, image in images.items() if image]
 
 
 def _question(path: Path, pid: str, problem: dict, preset: PromptPreset) -> Question:

@@ -40,7 +40,11 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
     raw = official.read_json(path, SOURCE)
     rows, types = official.entry(str(path), raw, ["questions", "question_type"])
     names = {number: name.lower().replace(" ", "_") for name, number in types.items()}
-    asked = [(number, row) for number, row in enumerate(rows, 1) if row.get("question_type_id") in IMAGE_TYPES]
+    asked = [
+        (number, row)
+        for number, row in enumerate(rows, 1)
+        if official.entry(f"{path}, question {number}", row, ["question_type_id"])[0] in IMAGE_TYPES
+    ]
     if not asked:
         raise BenchmarkError(f"{path} holds no question of types 1 to 9: get it from {SOURCE}")
     return [_question(f"{path}, question {number}", row, names, preset) for number, row in asked]
