@@ -19,7 +19,13 @@ OPTIONS = {"A": "cat", "B": "dog", "C": "a big dog", "D": "None"}
         ("E", ""),
         ("A or B", ""),  # two letters, and the text of none
         ("A cat", "A"),
-        ("A wet dog ran off", "B"),  # an article: the text decides
+        ("A wet dog ran off", "B"),  # five words, the letter first: the text decides
+        ("A wet bird ran", "A"),  # four words, officially
+        ("A wet bird ran off", ""),
+        ("I think that the answer is B.", "B"),
+        ("B is the answer, I think", ""),
+        ("Cannot determine the answer: dog", ""),
+        ("Z", ""),
         ("It is a Dog.", "B"),
         ("A big dog", "A"),  # three words: the letter goes first, officially
         ("a big dog", ""),  # holds two options' texts

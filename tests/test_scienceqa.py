@@ -49,9 +49,11 @@ def test_reads_the_test_problems_with_an_image(tmp_path):
     (question,) = scienceqa.read(folder(tmp_path), LLAVA15)
     assert (question.id, question.split) == ("1", "social_science")
     assert question.prompt == (
-        "Context: N/A\nQuestion: Which state is farthest north?\nOptions: (A) West Virginia (B) Maine"
+        "Which state is farthest north?\nA. West Virginia\nB. Maine"
         "\nAnswer with the option's letter from the given choices directly."
     )
+    (hinted,) = scienceqa.read(folder(tmp_path, hint="A map."), LLAVA15)
+    assert hinted.prompt == "Context: A map.\n" + question.prompt
     assert scienceqa.tally([question], ["B"]) == (1, 1, 0)
     assert scienceqa.tally([question], ["A"]) == (1, 0, 0)
     assert scienceqa.tally([question], ["C"]) == (1, 0, 1)  # there are two options

@@ -3,9 +3,8 @@
 The published table holds the rotations as rows of their own: rows whose indices agree modulo 1,000,000 are one question. An
 answer's letter is found by the publisher's rules (`choice.infer`): letter, then option text, else it has failed, which is counted.
 Answers are LLaVA's JSON lines {"question_id": index, "text"}, or a table of tab-separated columns index and prediction.
-Deviations: where the publisher asks a judge for what the rules cannot tell, the answer is wrong and counted under `unparsed`; it
-never becomes a random letter. A lone "A" in an answer of more than three words is taken for the article, as the publisher's rule
-has it in its strict mode.
+Deviation: where the publisher asks a judge for what the rules cannot tell, the answer is wrong and counted under `unparsed`; it
+never becomes a random letter.
 """
 
 from __future__ import annotations

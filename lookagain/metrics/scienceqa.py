@@ -2,8 +2,8 @@
 
 An answer is its letter; or begins "X. "; or holds "The answer is X" and one more character exactly once. Anything else is wrong,
 "(B)", "b" and the option's text included, and so is a letter beyond the question's options; line breaks count as ". ".
-The prompt is that of LLaVA's converter, format CQM: context, question, options, then the letter suffix. Answers are LLaVA's JSON
-lines {"question_id", "text"}.
+The prompt is LLaVA-1.5's for multiple choice: the context if there is one, the question, the options one a line, the letter
+suffix. Answers are LLaVA's JSON lines {"question_id", "text"}.
 Deviation: blanks around a lone letter are ignored (the original's generation strips them).
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lookagain.metrics import accuracy, official
 from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
-from lookagain.metrics.choice import LETTERS
+from lookagain.metrics.choice import LETTERS, listed
 from lookagain.records import Question
 
 NAME = "scienceqa"
@@ -52,8 +52,8 @@ def _question(path: Path, pid: str, problem: dict, preset: PromptPreset) -> Ques
     )
     if not 0 <= answer < len(choices) <= len(OPTIONS):
         raise BenchmarkError(f"{path}, problem {pid}: answer {answer} of {len(choices)} choices; from {SOURCE}")
-    options = " ".join(f"({letter}) {choice}" for letter, choice in zip(OPTIONS, choices, strict=False))
-    prompt = f"Context: {hint.strip() or 'N/A'}\nQuestion: {text}\nOptions: {options}".replace("  ", " ").strip()
+    context = f"Context: {hint}\n" if hint.strip() else ""
+    prompt = context + text + listed(choices)
     reference = json.dumps({"answer": OPTIONS[answer], "options": len(choices)})
     return Question(pid, pid, NAME, subject.replace(" ", "_"), prompt + preset.letter, reference)
 
