@@ -5,7 +5,7 @@ Then rules that stand in for the judge where there is one reading only: a lone l
 with commas or a period at its end; a bracketed list. A response that needs more is wrong and counted under `unparsed`: the share
 that the official procedure gives to a language model. Extractions made by one are used where the answer file holds them.
 Then, officially: a choice is the letter's, else the one at the least edit distance (the first of several); integers are cut,
-decimals rounded to the question's precision.
+decimals rounded to the question's precision (1.0 in the file is taken for 1).
 Answers are the official object {pid: {"response", optionally "extraction"}}, or JSON lines {"pid", "response"}.
 Deviation: an empty response is wrong; officially the choice nearest to nothing, the shortest, is taken for it.
 """
