@@ -41,6 +41,9 @@ PROMPT = "Please describe this image in detail."
 # A word keeps its inner hyphens, slashes and dots (COCO's "hot-dog" is no hot dog, officially); "dog's" is dog and 's.
 TOKEN = re.compile(r"[^\W_]+(?:[-/_.][^\W_]+)*|[^\w\s]")
 
+# An instance's polygons (never text inside a string, whose quotes would have a backslash before them).
+OUTLINES = re.compile(r'"segmentation"\s*:\s*\[\s*\[[^][]*\](?:\s*,\s*\[[^][]*\])*\s*\]')
+
 COLUMNS = ("captions", "hallucinated_captions", "hallucinated_mentions", "mentions", "found", "objects", "words", "repeats")
 METRICS = ("chair_s", "chair_i", "recall", "length", "repeats")
 
@@ -140,7 +143,8 @@ def read_files(instances: Path, captions: Path, wanted: Container[str] | None = 
 
 def _read_json(path: Path | str) -> dict:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        # The outlines are unused and four fifths of COCO's file: without them it is read in 0.5 s in place of 5.
+        return json.loads(OUTLINES.sub('"segmentation":0', Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise ChairError(f"no annotation file {path}: run prepare_data") from error
     except ValueError as error:
