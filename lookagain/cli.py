@@ -99,10 +99,12 @@ def score(
     captions: Annotated[Path | None, typer.Option(help="chair: the reference captions, if not beside the instances")] = None,
 ) -> None:
     """Score any model's answers to an official benchmark, as JSON: neither torch nor the pipeline is needed."""
+    import gc
     import json
 
     from lookagain.metrics.score import score_files
 
+    gc.disable()  # the process ends with this command, and walking COCO's annotations again and again costs a second
     print(json.dumps(score_files(benchmark, answers, reference, captions), indent=1, ensure_ascii=False))
 
 

@@ -170,15 +170,17 @@ def test_an_instance_of_an_unlisted_image_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_outlines_are_skipped_and_nothing_else_is(tmp_path, indent):
+@pytest.mark.parametrize("other", [[], {"counts": [1, 2], "size": [3, 4]}, [[1], [[2]]]])
+def test_outlines_are_skipped_and_nothing_else_is(tmp_path, indent, other):
     odd = 'a "segmentation": [[1, 2]] in a string'
-    outlines = [[[1.5, 2, 3]], [[1, 2], [3, 4]], [], {"counts": [1, 2], "size": [3, 4]}, [[1], [[2]]]]
+    outlines = [[[1.5, 2, 3]], [[1, 2], [3, 4]], other]
     raw = {"name": odd, "annotations": [{"segmentation": outline, "category_id": 1, "note": "[[x]]"} for outline in outlines]}
     (tmp_path / "a.json").write_text(json.dumps(raw, indent=indent))
     found = chair._read_json(tmp_path / "a.json")
     assert found["name"] == odd
     assert [(row["category_id"], row["note"]) for row in found["annotations"]] == [(1, "[[x]]")] * len(outlines)
-    assert found["annotations"][0]["segmentation"] == 0
+    if other != [[1], [[2]]]:  # no outline of COCO's: such a file is read whole
+        assert [row["segmentation"] for row in found["annotations"]] == [0, 0, other]
 
 
 @pytest.mark.parametrize(
