@@ -51,3 +51,9 @@ def test_a_missing_file_says_where_it_is_offered(tmp_path):
         official.read_json(tmp_path / "b.json", "https://x")
     with pytest.raises(BenchmarkError, match="no file"):
         official.read_answers(tmp_path / "none.jsonl")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "answers.jsonl").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(BenchmarkError, match=r"answers.jsonl is no UTF-8 text"):
+        official.read_answers(tmp_path / "answers.jsonl")

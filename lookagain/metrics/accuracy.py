@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-METRICS = ("accuracy", "unparsed", "n")  # percent, answers, answers
+METRICS: tuple[str, ...] = ("accuracy", "unparsed", "n")  # percent, answers, answers
 
 
 def count(results: Iterable[tuple[float, bool]]) -> tuple[float, ...]:

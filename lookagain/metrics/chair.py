@@ -45,7 +45,7 @@ TOKEN = re.compile(r"[^\W_]+(?:[-/_.][^\W_]+)*|[^\w\s]")
 OUTLINES = re.compile(r'"segmentation"\s*:\s*\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]')
 
 COLUMNS = ("captions", "hallucinated_captions", "hallucinated_mentions", "mentions", "found", "objects", "words", "repeats")
-METRICS = ("chair_s", "chair_i", "recall", "length", "repeats")
+METRICS: tuple[str, ...] = ("chair_s", "chair_i", "recall", "length", "repeats")
 
 
 class ChairError(BenchmarkError):
@@ -206,10 +206,10 @@ def summary(scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, flo
 
 def read_answers(path: Path) -> dict[str, str]:
     """Captions by COCO's image number: {"image_id", "caption"} as a list or JSON lines, or the release's {"imgToEval": ...}."""
-    path = Path(path)
-    if path.is_file() and path.read_text(encoding="utf-8-sig").lstrip().startswith("{"):
+    text = official.read_text(path)
+    if text.lstrip().startswith("{"):
         try:
-            raw = json.loads(path.read_text(encoding="utf-8-sig"))
+            raw = json.loads(text)
         except ValueError:  # several lines of JSON
             raw = {}
         if "imgToEval" in raw:

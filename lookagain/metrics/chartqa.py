@@ -17,7 +17,7 @@ from lookagain.metrics.benchmark import PromptPreset
 from lookagain.records import Question
 
 NAME = "chartqa"
-METRICS = accuracy.METRICS
+METRICS: tuple[str, ...] = accuracy.METRICS
 MAX_NEW_TOKENS = 128
 SOURCE = "https://github.com/vis-nlp/ChartQA (ChartQA Dataset/test): test_human.json, test_augmented.json (1,250 each), png/"
 SPLITS = ("human", "augmented")

@@ -16,7 +16,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "gqa"
-METRICS = accuracy.METRICS
+METRICS: tuple[str, ...] = accuracy.METRICS
 MAX_NEW_TOKENS = 128
 SOURCE = (
     "https://cs.stanford.edu/people/dorarad/gqa/download.html: testdev_balanced_questions.json (12,578 questions) and images"

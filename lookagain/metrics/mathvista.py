@@ -23,7 +23,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "mathvista"
-METRICS = accuracy.METRICS
+METRICS: tuple[str, ...] = accuracy.METRICS
 MAX_NEW_TOKENS = 1024
 SOURCE = "https://huggingface.co/datasets/AI4Math/MathVista: testmini.json (1,000 questions) and images"
 FILES = ("testmini.json", "data/testmini.json")

@@ -23,7 +23,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "mmbench"
-METRICS = ("accuracy", "vanilla", "unparsed", "n")  # circular; of the first rotation alone; answers; questions
+METRICS: tuple[str, ...] = ("accuracy", "vanilla", "unparsed", "n")  # circular; of the first rotation alone; answers; questions
 MAX_NEW_TOKENS = 1024
 SOURCE = "https://github.com/open-compass/MMBench: mmbench_dev_20230712.tsv (1,164 questions)"
 FILES = ("mmbench_dev_20230712.tsv",)

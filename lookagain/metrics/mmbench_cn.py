@@ -9,7 +9,7 @@ from lookagain.metrics.benchmark import PromptPreset
 from lookagain.records import Question
 
 NAME = "mmbench_cn"
-METRICS = mmbench.METRICS
+METRICS: tuple[str, ...] = mmbench.METRICS
 MAX_NEW_TOKENS = mmbench.MAX_NEW_TOKENS
 SOURCE = "https://github.com/open-compass/MMBench: mmbench_dev_cn_20231003.tsv (1,164 questions)"
 FILES = ("mmbench_dev_cn_20231003.tsv",)

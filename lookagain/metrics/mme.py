@@ -20,7 +20,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "mme"
-METRICS = ("score", "accuracy", "accuracy_plus", "unparsed")  # 0-200, percent, percent, answers
+METRICS: tuple[str, ...] = ("score", "accuracy", "accuracy_plus", "unparsed")  # 0-200, percent, percent, answers
 MAX_NEW_TOKENS = 128
 SOURCE = (
     "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch Evaluation): MME_Benchmark_release_version, "
@@ -58,7 +58,7 @@ def _read_subtask(folder: Path, preset: PromptPreset) -> Iterator[Question]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    return [line.strip() for line in official.read_text(path).split("\n") if line.strip()]
 
 
 def _key(text: str) -> str:
@@ -115,7 +115,7 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _read_results(path: Path) -> Iterator[tuple[str, str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(official.read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         cells = line.split("\t")

@@ -31,6 +31,17 @@ def find(path: Path | str, names: Sequence[str], source: str) -> Path:
     raise BenchmarkError(f"none of {', '.join(names)} in {where}: get it from {source}")
 
 
+def read_text(path: Path | str) -> str:
+    """A text file, with or without a byte order mark."""
+    path = Path(path)
+    if not path.is_file():
+        raise BenchmarkError(f"no file {path}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path} is no UTF-8 text: {error}") from error
+
+
 def read_json(path: Path, source: str, unique: bool = False) -> Any:
     """What a JSON file holds; `unique`: no object in it may name a key twice (slower, for answers)."""
     hook = _unique if unique else None
@@ -50,10 +61,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_rows(path: Path | str) -> list[tuple[str, dict[str, Any]]]:
     """(where it stands, the object) for each entry of JSON lines or a JSON list."""
-    path = Path(path)
-    if not path.is_file():
-        raise BenchmarkError(f"no file {path}: it should be JSON lines or a JSON list")
-    text = path.read_text(encoding="utf-8-sig")
+    path, text = Path(path), read_text(path)
     try:
         if text.lstrip().startswith("["):
             rows = [(f"{path}, entry {number}", row) for number, row in enumerate(json.loads(text), 1)]

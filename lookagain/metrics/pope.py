@@ -30,7 +30,7 @@ SOURCE = (
 IMAGE_FOLDERS = ("val2014", "images")
 SPLITS = ("random", "popular", "adversarial")
 NEGATIVE_WORDS = frozenset({"No", "not", "no"})
-METRICS = ("accuracy", "f1", "precision", "recall", "yes_rate")
+METRICS: tuple[str, ...] = ("accuracy", "f1", "precision", "recall", "yes_rate")
 
 
 class PopeError(BenchmarkError):

@@ -28,7 +28,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "pragmatics"
-METRICS = ("accuracy", "set_accuracy", "unparsed", "n")  # percent, percent, answers, answers
+METRICS: tuple[str, ...] = ("accuracy", "set_accuracy", "unparsed", "n")  # percent, percent, answers, answers
 MAX_NEW_TOKENS = 128
 SOURCE = (
     "https://github.com/amitakamath/whatsup_vlms (links to its files): controlled_images_dataset.json and others, and images"

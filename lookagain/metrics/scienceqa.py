@@ -20,7 +20,7 @@ from lookagain.metrics.choice import LETTERS, listed
 from lookagain.records import Question
 
 NAME = "scienceqa"
-METRICS = accuracy.METRICS
+METRICS: tuple[str, ...] = accuracy.METRICS
 MAX_NEW_TOKENS = 128
 SOURCE = "https://github.com/lupantech/ScienceQA (data/scienceqa): problems.json, pid_splits.json and the images of test"
 OPTIONS = LETTERS[:5]

@@ -20,7 +20,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "seedbench"
-METRICS = accuracy.METRICS
+METRICS: tuple[str, ...] = accuracy.METRICS
 MAX_NEW_TOKENS = 128
 SOURCE = "https://huggingface.co/datasets/AILab-CVC/SEED-Bench: SEED-Bench.json and SEED-Bench-image (14,233 image questions)"
 FILES = ("SEED-Bench.json",)

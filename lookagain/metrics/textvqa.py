@@ -17,7 +17,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "textvqa"
-METRICS = accuracy.METRICS
+METRICS: tuple[str, ...] = accuracy.METRICS
 MAX_NEW_TOKENS = 128
 SOURCE = (
     "https://textvqa.org/dataset: TextVQA_0.5.1_val.json (5,000 questions); for prompts with OCR tokens also "

@@ -17,7 +17,7 @@ from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
 from lookagain.records import Question
 
 NAME = "vizwiz"
-METRICS = accuracy.METRICS
+METRICS: tuple[str, ...] = accuracy.METRICS
 MAX_NEW_TOKENS = 128
 SOURCE = "https://vizwiz.org/tasks-and-datasets/vqa: val.json of Annotations.zip (4,319 questions)"
 FILES = ("val.json", "Annotations/val.json")
