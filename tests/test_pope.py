@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lookagain.metrics import pope
-from lookagain.metrics.benchmark import LLAVA15, BenchmarkError
+from lookagain.metrics.benchmark import LLAVA15
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,29 @@ def test_answers_say_their_split(tmp_path):
     (tmp_path / "all.jsonl").write_text('{"question_id": 1, "text": "Yes"}\n')
     with pytest.raises(pope.PopeError, match="its name must hold one of random"):
         pope.read_answers(tmp_path / "all.jsonl")
-    (tmp_path / "random.jsonl").write_text('{"question": "Is there a dog?", "answer": "Yes"}\n')
-    with pytest.raises(BenchmarkError, match="needs question_id"):  # the official script would go by the order of lines
+    (tmp_path / "random.jsonl").write_text('{"answer": "Yes"}\n')
+    with pytest.raises(pope.PopeError, match="a shift would go unnoticed"):
         pope.read_answers(tmp_path / "random.jsonl")
+
+
+def test_official_answers_in_order_must_be_to_the_same_questions(tmp_path):
+    questions = pope.read(labels(tmp_path) / "coco_pope_random.json", LLAVA15)
+    path = tmp_path / "my_random.jsonl"
+    rows = [
+        {"question": "is there a dog in the image?", "answer": "Yes"},
+        {"question": "Is there a dog in the image?", "answer": "no"},
+    ]
+    write(path, rows)
+    assert pope.read_answers(path) == {"random-1": "Yes", "random-2": "no"}
+    pope.check_answers(path, questions)
+    write(path, [rows[0], {"question": "Is there a cat in the image?", "answer": "no"}])
+    with pytest.raises(pope.PopeError, match=r"line 2: answers 'Is there a cat in the image\?', but the label of random-2"):
+        pope.check_answers(path, questions)
+    write(path, [{"question_id": 1, "image": "COCO_val2014_000000000009.jpg", "text": "no"}])
+    with pytest.raises(pope.PopeError, match=r"about COCO_val2014_000000000009.jpg, but"):
+        pope.check_answers(path, questions)
+    write(path, [{"question_id": 1, "prompt": questions[0].prompt, "text": "no"}])  # as LLaVA writes them
+    pope.check_answers(path, questions)
 
 
 def test_the_mean_over_the_three_files():

@@ -67,6 +67,14 @@ def test_ids_that_do_not_match_are_named(tmp_path):
         score.score_files("pope", answers, tmp_path)
 
 
+def test_answers_to_other_questions_are_refused(tmp_path):
+    answers = pope_files(tmp_path)
+    lines = [json.loads(line) | {"image": "b.jpg"} for line in answers.read_text().splitlines()]
+    answers.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(BenchmarkError, match=r"line 1: is about b.jpg, but the label of random-1 about a"):
+        score.score_files("pope", answers, tmp_path)
+
+
 def test_blank_and_unparsed_answers_are_counted(tmp_path):
     rows = {str(number): {"imageId": "n1", "question": "Is it?", "answer": "yes"} for number in range(3)}
     (tmp_path / "testdev_balanced_questions.json").write_text(json.dumps(rows))

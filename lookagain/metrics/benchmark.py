@@ -47,7 +47,11 @@ PRESETS = {"llava15": LLAVA15}
 
 
 class Benchmark(Protocol):
-    """The names that a benchmark module defines. `Question.reference` holds whatever its scorer needs, as text or JSON."""
+    """The names that a benchmark module defines. `Question.reference` holds whatever its scorer needs, as text or JSON.
+
+    A module may also define `check_answers(path, questions)`, which raises BenchmarkError if an answer file says of itself that its
+    rows are to other questions than those of the same ids.
+    """
 
     NAME: str
     METRICS: tuple[str, ...]  # what `score` returns, the headline first; in percent unless the module says otherwise

@@ -2,16 +2,16 @@
 
 Files are JSON lines {"question_id", "image", "text", "label"}, one file for each way of drawing the absent objects. Answers are
 read as the official script reads them, its quirks included: "NO" is not on its list and counts as yes, as an empty answer does.
-Two versions are published: 3,000 questions in each file, and 2,910 in the random one, which LLaVA's scripts use. Answers are
-matched to labels by split and question id, where the official scripts pair the n-th line with the n-th: with answers to one version
-and labels of the other, ids are missing or left over, which is an error, never a shift.
+Two versions are published: 3,000 questions in each file, and 2,910 in the random one, which LLaVA's scripts use. The official
+scripts pair the n-th answer with the n-th label. Here they are matched by split and question id, and compared by question and image
+where the answers name them: with answers to one version and labels of the other there is an error, never a shift.
 Deviation: none in the scores; the yes rate is that of the predictions (the official "yes ratio"), never of the labels.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ SOURCE = (
     "https://github.com/RUCAIBox/POPE (output/coco): coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json "
     "(3,000 questions each; 2,910 random ones at commit e3e39262), on images of COCO val2014"
 )
+VERSIONS = "take answers and labels of one version"
 IMAGE_FOLDERS = ("val2014", "images")
 SPLITS = ("random", "popular", "adversarial")
 NEGATIVE_WORDS = frozenset({"No", "not", "no"})
@@ -165,23 +166,52 @@ def summary(scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, flo
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """Responses by id (as "random-1"), from JSON lines {"question_id", "answer" or "text"}.
+    """Responses by id (as "random-1"), from JSON lines {"question_id", "text"}, or the official {"question", "answer"} in order.
 
     A file for each split, named after it (one such file, or a folder of them), or one file whose rows say their "category" or
-    whose ids hold it. Rows without an id, as the official script reads in order, are refused: a shift would go unnoticed.
+    whose ids hold it. Rows without an id count from 1 in their file, and `check_answers` compares what they were asked.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*.json*") if any(s in file.stem for s in SPLITS))
-    if not files:
-        raise PopeError(f"no answers in {path}: needs a file of JSON lines, or a folder of one for each of {', '.join(SPLITS)}")
     return official.collect(
-        (where, _answer_id(file, where, row), official.value(where, row, official.RESPONSES))
-        for file in files
-        for where, row in official.read_rows(file)
+        (where, identity, official.value(where, row, ("answer", *official.RESPONSES)))
+        for where, identity, row in _rows(Path(path))
     )
 
 
-def _answer_id(file: Path, where: str, row: dict) -> str:
+def check_answers(path: Path, questions: Sequence[Question]) -> None:
+    """Raise PopeError if an answer file says of a row that it is to another question, or about another image, than its label is."""
+    labelled = {question.id: question for question in questions}
+    for where, identity, row in _rows(Path(path)):
+        question = labelled[identity]
+        asked = str(row.get("question", row.get("prompt", question.prompt))).strip()
+        if _first_line(asked) != _first_line(question.prompt):
+            raise PopeError(
+                f"{where}: answers {asked[:60]!r}, but the label of {identity} is to {question.prompt[:60]!r}; {VERSIONS}"
+            )
+        if Path(str(row.get("image", question.image_id))).stem != question.image_id:
+            raise PopeError(
+                f"{where}: is about {row['image']}, but the label of {identity} about {question.image_id}; {VERSIONS}"
+            )
+
+
+def _first_line(text: str) -> str:
+    return text.split("\n")[0].strip().lower()
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, dict]]:
+    """(where, question id, row) of the answer files."""
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*.json*") if any(s in file.stem for s in SPLITS))
+    if not files:
+        raise PopeError(f"no answers in {path}: needs a file of JSON lines, or a folder of one for each of {', '.join(SPLITS)}")
+    for file in files:
+        for number, (where, row) in enumerate(official.read_rows(file), 1):
+            yield where, _answer_id(file, where, row, number), row
+
+
+def _answer_id(file: Path, where: str, row: dict, number: int) -> str:
+    if not any(name in row for name in official.IDS):
+        if "question" not in row and "image" not in row:
+            raise PopeError(f"{where}: needs question_id, or the question or image, else a shift would go unnoticed")
+        return f"{_split_of(file)}-{number}"
     identity = official.value(where, row, official.IDS)
     if identity.split("-")[0] in SPLITS:
         return identity

@@ -60,6 +60,8 @@ def score_files(name: str, answers: Path, reference: Path, captions: Path | None
     responses = benchmark.read_answers(answers)
     questions = _read(name, benchmark, reference, captions, responses)
     check_ids(questions, responses, reference, benchmark.SOURCE)
+    if hasattr(benchmark, "check_answers"):
+        benchmark.check_answers(answers, questions)
     splits = score_splits(benchmark, questions, responses)
     figures = splits.values()
     return {
