@@ -92,6 +92,23 @@ def _answer(settings: Params, model: Path, picture: Image, prompt: str, dar: boo
 
 
 @app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="as pope, chair or mme; a wrong name lists all")],
+    answers: Annotated[Path, typer.Option(help="a model's answers in the benchmark's official format")],
+    reference: Annotated[Path, typer.Option(help="the publisher's folder, or one file of it; chair: the instances")],
+    captions: Annotated[Path | None, typer.Option(help="chair: the reference captions, if not beside the instances")] = None,
+) -> None:
+    """Score any model's answers to an official benchmark, as JSON: neither torch nor the pipeline is needed."""
+    import gc
+    import json
+
+    from lookagain.metrics.score import score_files
+
+    gc.disable()  # the process ends with this command, and walking COCO's annotations again and again costs a second
+    print(json.dumps(score_files(benchmark, answers, reference, captions), indent=1, ensure_ascii=False))
+
+
+@app.command()
 def results() -> None:
     """Print the results table of the last run."""
     from lookagain.report import tables

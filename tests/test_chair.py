@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookagain.metrics import chair
+from lookagain.metrics.benchmark import LLAVA15
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,50 @@ def test_five_thousand_captions_in_well_under_a_second():
     for caption in captions:
         chair.count(caption, frozenset({"dog"}))
     assert time.process_time() - start < 1
+
+
+def test_questions_of_the_images_that_are_wanted(tmp_path):
+    files = coco(tmp_path)
+    first, second = chair.read(tmp_path, LLAVA15)
+    assert (first.id, first.image_id) == ("7", "COCO_val2014_000000000007")
+    assert json.loads(first.reference) == ["dog", "person", "tv"]
+    assert chair.read_files(*files, {"8"}) == [second]
+    assert chair.tally([first], ["A dog and a cat."]) == (1, 1, 1, 2, 1, 3, 5, 0)
+    assert chair.score_answer(first, "A dog.") is None
+
+
+def test_an_instance_of_an_unlisted_image_is_refused(tmp_path):
+    instances, captions = coco(tmp_path)
+    raw = json.loads(instances.read_text())
+    raw["annotations"].append({"image_id": 99, "category_id": 1})
+    instances.write_text(json.dumps(raw))
+    for wanted in (None, {"8"}):
+        with pytest.raises(chair.ChairError, match="99"):
+            chair.read_files(instances, captions, wanted)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("other", [[], {"counts": [1, 2], "size": [3, 4]}, [[1], [[2]]]])
+def test_outlines_are_skipped_and_nothing_else_is(tmp_path, indent, other):
+    odd = 'a "segmentation": [[1, 2]] in a string'
+    outlines = [[[1.5, 2, 3]], [[1, 2], [3, 4]], other]
+    raw = {"name": odd, "annotations": [{"segmentation": outline, "category_id": 1, "note": "[[x]]"} for outline in outlines]}
+    (tmp_path / "a.json").write_text(json.dumps(raw, indent=indent))
+    found = chair._read_json(tmp_path / "a.json")
+    assert found["name"] == odd
+    assert [(row["category_id"], row["note"]) for row in found["annotations"]] == [(1, "[[x]]")] * len(outlines)
+    if other != [[1], [[2]]]:  # no outline of COCO's: such a file is read whole
+        assert [row["segmentation"] for row in found["annotations"]] == [0, 0, other]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"image_id": 7, "caption": "A dog."}]',
+        '{"image_id": 7, "caption": "A dog."}\n',
+        '{"overall": {}, "imgToEval": {"7": {"image_id": 7, "caption": "A dog."}}}',
+    ],
+)
+def test_captions_in_three_formats(tmp_path, text):
+    (tmp_path / "captions.json").write_text(text)
+    assert chair.read_answers(tmp_path / "captions.json") == {"7": "A dog."}

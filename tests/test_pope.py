@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lookagain.metrics import pope
+from lookagain.metrics.benchmark import LLAVA15
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,76 @@ def test_malformed_files_are_refused_by_line(tmp_path, change, message):
         pope.read_file(write(tmp_path / "p.json", [row, second]))
     with pytest.raises(pope.PopeError, match="no POPE file"):
         pope.read_file(tmp_path / "missing.json")
+
+
+def labels(tmp_path, random_questions=2):
+    for split, size in {"random": random_questions, "popular": 2, "adversarial": 2}.items():
+        row = {"image": "COCO_val2014_000000000007.jpg", "text": "Is there a dog in the image?"}
+        rows = [{"question_id": number + 1, "label": ("yes", "no")[number % 2], **row} for number in range(size)]
+        write(tmp_path / f"coco_pope_{split}.json", rows)
+    return tmp_path
+
+
+def test_questions_of_a_folder_and_of_a_file(tmp_path):
+    questions = pope.read(labels(tmp_path), LLAVA15)
+    assert [question.id for question in questions[:3]] == ["random-1", "random-2", "popular-1"]
+    assert questions[0].prompt == "Is there a dog in the image?\nAnswer the question using a single word or phrase."
+    assert questions[0].image_id == pope.unit(questions[0]) == "COCO_val2014_000000000007"
+    assert pope.tally(questions[:2], ["Yes, there is a dog.", "no"]) == (1, 0, 1, 0)
+    assert [question.split for question in pope.read(tmp_path / "coco_pope_popular.json", LLAVA15)] == ["popular"] * 2
+    (tmp_path / "coco_pope_popular.json").unlink()
+    with pytest.raises(pope.PopeError, match=r"no coco_pope_popular.json.*github.com/RUCAIBox"):
+        pope.read(tmp_path, LLAVA15)
+
+
+def test_labels_of_other_images_are_refused(tmp_path):
+    (labels(tmp_path) / "val2014").mkdir()
+    (tmp_path / "val2014" / "COCO_val2014_000000000008.jpg").touch()
+    with pytest.raises(pope.PopeError, match=r"1 images that are not in .*val2014, as COCO_val2014_000000000007.jpg"):
+        pope.read(tmp_path, LLAVA15)
+    (tmp_path / "val2014" / "COCO_val2014_000000000007.jpg").touch()
+    assert len(pope.read(tmp_path, LLAVA15)) == 6
+
+
+def test_answers_say_their_split(tmp_path):
+    (tmp_path / "all.jsonl").write_text(
+        '{"question_id": 1, "category": "random", "text": "Yes"}\n{"question_id": "popular-1", "answer": "no"}\n'
+    )
+    assert pope.read_answers(tmp_path / "all.jsonl") == {"random-1": "Yes", "popular-1": "no"}
+    (tmp_path / "parts").mkdir()
+    for split in pope.SPLITS:
+        (tmp_path / "parts" / f"{split}.jsonl").write_text('{"question_id": 1, "text": "Yes"}\n')
+    assert sorted(pope.read_answers(tmp_path / "parts")) == ["adversarial-1", "popular-1", "random-1"]
+    (tmp_path / "all.jsonl").write_text('{"question_id": 1, "text": "Yes"}\n')
+    with pytest.raises(pope.PopeError, match="its name must hold one of random"):
+        pope.read_answers(tmp_path / "all.jsonl")
+    (tmp_path / "random.jsonl").write_text('{"answer": "Yes"}\n')
+    with pytest.raises(pope.PopeError, match="a shift would go unnoticed"):
+        pope.read_answers(tmp_path / "random.jsonl")
+
+
+def test_official_answers_in_order_must_be_to_the_same_questions(tmp_path):
+    questions = pope.read(labels(tmp_path) / "coco_pope_random.json", LLAVA15)
+    path = tmp_path / "my_random.jsonl"
+    rows = [
+        {"question": "is there a dog in the image?", "answer": "Yes"},
+        {"question": "Is there a dog in the image?", "answer": "no"},
+    ]
+    write(path, rows)
+    assert pope.read_answers(path) == {"random-1": "Yes", "random-2": "no"}
+    pope.check_answers(path, questions)
+    write(path, [rows[0], {"question": "Is there a cat in the image?", "answer": "no"}])
+    with pytest.raises(pope.PopeError, match=r"line 2: answers 'Is there a cat in the image\?', but the label of random-2"):
+        pope.check_answers(path, questions)
+    write(path, [{"question_id": 1, "image": "COCO_val2014_000000000009.jpg", "text": "no"}])
+    with pytest.raises(pope.PopeError, match=r"about COCO_val2014_000000000009.jpg, but"):
+        pope.check_answers(path, questions)
+    write(path, [{"question_id": 1, "prompt": questions[0].prompt, "text": "no"}])  # as LLaVA writes them
+    pope.check_answers(path, questions)
+
+
+def test_the_mean_over_the_three_files():
+    figures = dict.fromkeys(pope.METRICS, 50.0)
+    scores = {"random": figures | {"f1": 80.0}, "popular": figures | {"f1": 70.0}, "adversarial": figures | {"f1": 60.0}}
+    assert pope.summary(scores) == figures | {"f1": 70}
+    assert pope.summary({"random": figures}) == {}

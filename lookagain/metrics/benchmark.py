@@ -8,7 +8,7 @@ independently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,7 +47,11 @@ PRESETS = {"llava15": LLAVA15}
 
 
 class Benchmark(Protocol):
-    """The names that a benchmark module defines. `Question.reference` holds whatever its scorer needs, as text or JSON."""
+    """The names that a benchmark module defines. `Question.reference` holds whatever its scorer needs, as text or JSON.
+
+    A module may also define `check_answers(path, questions)`, which raises BenchmarkError if an answer file says of itself that its
+    rows are to other questions than those of the same ids.
+    """
 
     NAME: str
     METRICS: tuple[str, ...]  # what `score` returns, the headline first; in percent unless the module says otherwise
@@ -55,7 +59,10 @@ class Benchmark(Protocol):
     SOURCE: str  # the publisher's page, and which files of it `read` expects
 
     def read(self, folder: Path, preset: PromptPreset) -> list[Question]:
-        """The questions of the official files in a folder. Raises BenchmarkError."""
+        """The questions of the official files in a folder; of one file, where it is all that is needed. Raises BenchmarkError.
+
+        Question ids are unique in a benchmark, and `Question.split` is the official subset.
+        """
 
     def unit(self, question: Question) -> str:
         """The resampling unit of a question, unique within its split."""
@@ -68,6 +75,12 @@ class Benchmark(Protocol):
 
     def score(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """The figures from counts summed over units, (..., k) -> (...) each; a rate without a case is 0."""
+
+    def summary(self, scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """The official aggregates over splits, from what `score` gives for each split; {} where there is none.
+
+        Figures may be arrays of bootstrap draws as well, as nothing but arithmetic is done on them.
+        """
 
     def read_answers(self, path: Path) -> dict[str, str]:
         """Responses by question id from an answer file in the official format. Raises BenchmarkError."""

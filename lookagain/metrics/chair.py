@@ -12,6 +12,7 @@ The word lists and rules are those of the authors' release, its quirks included:
   left out here; "stove top oven" is three words, so that its two-word rule never joins it: two mentions of an oven.
 Deviations: nouns are made singular by a closed table over these words instead of the pattern library (whose PyPI name now is
 another package), and words are found by one expression instead of nltk's tokenizer; hyphenated words stay whole in both.
+A file of generated captions may be about some of the images only, as the papers draw 500.
 """
 
 from __future__ import annotations
@@ -19,158 +20,35 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lookagain.records import RecordError
+from lookagain.metrics import official
+from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
+from lookagain.metrics.chair_words import DOUBLE_WORDS, IRREGULAR, SYNONYMS
+from lookagain.records import Question
 
-# Category -> the other words that name it, beside its own name.
-SYNONYMS: dict[str, str] = {
-    # people
-    "person": """
-        girl, boy, man, woman, kid, child, chef, baker, people, adult, rider, children, baby, worker, passenger, sister,
-        biker, policeman, cop, officer, lady, cowboy, bride, groom, male, female, guy, traveler, mother, father, gentleman,
-        pitcher, player, skier, snowboarder, skater, skateboarder, foreigner, caller, offender, coworker, trespasser,
-        patient, politician, soldier, grandchild, serviceman, walker, drinker, doctor, bicyclist, thief, buyer, teenager,
-        student, camper, driver, solider, hunter, shopper, villager
-    """,
-    # vehicles
-    "bicycle": "bike, unicycle, minibike, trike",
-    "car": "automobile, van, minivan, sedan, suv, hatchback, cab, jeep, coupe, taxicab, limo, taxi",
-    "motorcycle": "scooter, motor cycle, motorbike, moped",
-    "airplane": "jetliner, plane, air plane, monoplane, aircraft, jet, airbus, biplane, seaplane",
-    "bus": "minibus, trolley",
-    "train": "locomotive, tramway, caboose",
-    "truck": "pickup, lorry, hauler, firetruck",
-    "boat": """
-        ship, liner, sailboat, motorboat, dinghy, powerboat, speedboat, canoe, skiff, yacht, kayak, catamaran, pontoon,
-        houseboat, vessel, rowboat, trawler, ferryboat, watercraft, tugboat, schooner, barge, ferry, sailboard, paddleboat,
-        lifeboat, freighter, steamboat, riverboat, battleship, steamship
-    """,
-    # the street
-    "traffic light": "street light, traffic signal, stop light, streetlight, stoplight",
-    "fire hydrant": "hydrant",
-    "stop sign": "",
-    "parking meter": "",
-    "bench": "pew",
-    # animals
-    "bird": """
-        ostrich, owl, seagull, goose, duck, parakeet, falcon, robin, pelican, waterfowl, heron, hummingbird, mallard, finch,
-        pigeon, sparrow, seabird, osprey, blackbird, fowl, shorebird, woodpecker, egret, chickadee, quail, bluebird,
-        kingfisher, buzzard, willet, gull, swan, bluejay, flamingo, cormorant, parrot, loon, gosling, waterbird, pheasant,
-        rooster, sandpiper, crow, raven, turkey, oriole, cowbird, warbler, magpie, peacock, cockatiel, lorikeet, puffin,
-        vulture, condor, macaw, peafowl, cockatoo, songbird
-    """,
-    "cat": "kitten, feline, tabby",
-    "dog": """
-        puppy, beagle, pup, chihuahua, schnauzer, dachshund, rottweiler, canine, pitbull, collie, pug, terrier, poodle,
-        labrador, doggie, doberman, mutt, doggy, spaniel, bulldog, sheepdog, weimaraner, corgi, cocker, greyhound,
-        retriever, brindle, hound, whippet, husky
-    """,
-    "horse": "colt, pony, racehorse, stallion, equine, mare, foal, palomino, mustang, clydesdale, bronc, bronco",
-    "sheep": "lamb, ram, goat, ewe",
-    "cow": "cattle, oxen, ox, calf, holstein, heifer, buffalo, bull, zebu, bison",
-    "elephant": "",
-    "bear": "panda",
-    "zebra": "",
-    "giraffe": "",
-    # what people carry
-    "backpack": "knapsack",
-    "umbrella": "",
-    "handbag": "wallet, purse, briefcase",
-    "tie": "bow, bow tie",
-    "suitcase": "suit case, luggage",
-    # sports
-    "frisbee": "",
-    "skis": "ski",
-    "snowboard": "",
-    "sports ball": "ball",
-    "kite": "",
-    "baseball bat": "",
-    "baseball glove": "",
-    "skateboard": "",
-    "surfboard": "longboard, skimboard, shortboard, wakeboard",
-    "tennis racket": "racket",
-    # the table
-    "bottle": "",
-    "wine glass": "",
-    "cup": "",
-    "fork": "",
-    "knife": "pocketknife, knive",
-    "spoon": "",
-    "bowl": "container",
-    "banana": "",
-    "apple": "",
-    "sandwich": "burger, sub, cheeseburger, hamburger",
-    "orange": "",
-    "broccoli": "",
-    "carrot": "",
-    "hot dog": "",
-    "pizza": "",
-    "donut": "doughnut, bagel",
-    "cake": "cupcake, shortcake, coffeecake, pancake",
-    # the house
-    "chair": "seat, stool",
-    "couch": "sofa, recliner, futon, loveseat, settee, chesterfield",
-    "potted plant": "houseplant",
-    "bed": "",
-    "dining table": "table, desk",
-    "toilet": "urinal, commode, lavatory, potty",
-    "tv": "monitor, televison, television",
-    "laptop": "computer, notebook, netbook, lenovo, macbook, laptop computer",
-    "mouse": "",
-    "remote": "",
-    "keyboard": "",
-    "cell phone": "mobile phone, phone, cellphone, telephone, phon, smartphone",
-    "microwave": "",
-    "oven": "stovetop, stove",
-    "toaster": "",
-    "sink": "",
-    "refrigerator": "fridge, freezer",
-    "book": "",
-    "clock": "",
-    "vase": "",
-    "scissors": "",
-    "teddy bear": "teddybear",
-    "hair drier": "hairdryer",
-    "toothbrush": "",
-}
-
-# Two words that are read as one; as a value, the word they stand for ("" names nothing).
-ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
-DOUBLE_WORDS: dict[str, str] = {
-    **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS},
-    **{f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")},
-    **dict.fromkeys(("motor bike", "home plate", "train track"), ""),
-    "toilet seat": "toilet",
-}
-
-# Plurals that no rule of `_plural` makes.
-IRREGULAR = {
-    **{"person": "people", "man": "men", "woman": "women", "child": "children", "grandchild": "grandchildren"},
-    **{"policeman": "policemen", "gentleman": "gentlemen", "serviceman": "servicemen", "thief": "thieves"},
-    **{"goose": "geese", "ox": "oxen", "calf": "calves", "mouse": "mice", "knife": "knives", "pocketknife": "pocketknives"},
-    **{
-        "buffalo": "buffaloes",
-        "sheep": "sheep",
-        "scissors": "scissors",
-        "skis": "skis",
-        "bison": "bison",
-        "aircraft": "aircraft",
-    },
-    **{"cattle": "cattle", "luggage": "luggage", "broccoli": "broccoli", "people": "people", "watercraft": "watercraft"},
-}
+NAME = "chair"
+MAX_NEW_TOKENS = 1024
+SOURCE = "https://cocodataset.org (2014 train/val annotations): instances_val2014.json and captions_val2014.json"
+INSTANCES = ("instances.json", "instances_val2014.json")
+CAPTIONS = ("captions.json", "captions_val2014.json")
+SPLIT = "all"
+PROMPT = "Please describe this image in detail."
 
 # A word keeps its inner hyphens, slashes and dots (COCO's "hot-dog" is no hot dog, officially); "dog's" is dog and 's.
 TOKEN = re.compile(r"[^\W_]+(?:[-/_.][^\W_]+)*|[^\w\s]")
 
+# An instance's polygons (never text inside a string, whose quotes would have a backslash before them).
+OUTLINES = re.compile(r'"segmentation"\s*:\s*\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]')
+
 COLUMNS = ("captions", "hallucinated_captions", "hallucinated_mentions", "mentions", "found", "objects", "words", "repeats")
-METRICS = ("chair_s", "chair_i", "recall", "length", "repeats")
+METRICS: tuple[str, ...] = ("chair_s", "chair_i", "recall", "length", "repeats")
 
 
-class ChairError(RecordError):
+class ChairError(BenchmarkError):
     """An annotation file that cannot be used: the message names the file and what is wrong."""
 
 
@@ -221,28 +99,60 @@ def read_truth(instances: Path | str, captions: Path | str) -> dict[str, frozens
     Reads COCO's own formats; captions of images that `instances` does not list are ignored.
     Raises ChairError if a file is missing or malformed, or an instance has a category that is none of COCO's 80.
     """
+    return dict(_read_objects(instances, captions, None).values())
+
+
+def _read_objects(
+    instances: Path | str, captions: Path | str, wanted: Container[str] | None
+) -> dict[str, tuple[str, frozenset[str]]]:
+    """(image id, objects) by COCO's number of the image, as text; of the wanted numbers alone, if given."""
     boxes, references = _read_json(instances), _read_json(captions)
     try:
-        stems = {image["id"]: Path(image["file_name"]).stem for image in boxes["images"]}
+        images = [image for image in boxes["images"] if wanted is None or str(image["id"]) in wanted]
+        stems = {image["id"]: Path(image["file_name"]).stem for image in images}
         names = {category["id"]: category["name"] for category in boxes["categories"]}
-        truth: dict[str, set[str]] = {stem: set() for stem in stems.values()}
+        truth: dict[int, set[str]] = {number: set() for number in stems}
+        listed = stems.keys() if wanted is None else {image["id"] for image in boxes["images"]}
         if unknown := set(names.values()) - SYNONYMS.keys():
             raise ChairError(f"{instances}: {sorted(unknown)} are not among COCO's 80 categories")
         for box in boxes["annotations"]:
-            truth[stems[box["image_id"]]].add(names[box["category_id"]])
+            if box["image_id"] in stems:
+                truth[box["image_id"]].add(names[box["category_id"]])
+            elif box["image_id"] not in listed:
+                raise ChairError(f"{instances}: an instance is of image {box['image_id']}, which is not listed")
         for reference in references["annotations"]:
             if reference["image_id"] in stems:
-                truth[stems[reference["image_id"]]].update(mentions(reference["caption"]))
+                truth[reference["image_id"]].update(mentions(reference["caption"]))
     except (KeyError, TypeError) as error:
         raise ChairError(f"{instances} and {captions} do not match COCO's format or each other: {error!r}") from error
-    return {image: frozenset(objects) for image, objects in truth.items()}
+    return {str(number): (stems[number], frozenset(objects)) for number, objects in truth.items()}
+
+
+def read(folder: Path, preset: PromptPreset) -> list[Question]:
+    """A description of every image; ids are COCO's image numbers. The preset has no part in the prompt."""
+    return read_files(official.find(folder, INSTANCES, SOURCE), official.find(folder, CAPTIONS, SOURCE))
+
+
+def read_files(instances: Path, captions: Path, wanted: Container[str] | None = None) -> list[Question]:
+    """A description of every image, or of those whose numbers are wanted; `reference` is the JSON list of the image's objects."""
+    found = _read_objects(instances, captions, wanted)
+    return [
+        Question(number, image, NAME, SPLIT, PROMPT, json.dumps(sorted(objects))) for number, (image, objects) in found.items()
+    ]
 
 
 def _read_json(path: Path | str) -> dict:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ChairError(f"no annotation file {path}: run prepare_data") from error
+        raise ChairError(f"no annotation file {path}: run prepare_data, or get it from {SOURCE}") from error
+    try:
+        # The outlines are unused, and most of COCO's file: without them it is read in a fifth of the time.
+        return json.loads(OUTLINES.sub('"segmentation":0', text))
+    except ValueError:
+        pass  # outlines of another shape, or no JSON
+    try:
+        return json.loads(text)
     except ValueError as error:
         raise ChairError(f"{path} is not JSON: {error}") from error
 
@@ -254,6 +164,23 @@ def count(caption: str, objects: frozenset[str] | set[str]) -> tuple[int, ...]:
     absent = sum(category not in objects for category in named)
     found = len(distinct & objects)
     return 1, int(absent > 0), absent, len(named), found, len(objects), len(caption.split()), len(named) - len(distinct)
+
+
+def unit(question: Question) -> str:
+    """The image."""
+    return question.image_id
+
+
+def score_answer(question: Question, response: str) -> None:
+    """None: CHAIR is a ratio over all captions."""
+    return None
+
+
+def tally(questions: Sequence[Question], responses: Sequence[str]) -> tuple[float, ...]:
+    """The counts of an image's captions, in the order of `COLUMNS`."""
+    pairs = zip(questions, responses, strict=True)
+    counts = [count(response, frozenset(json.loads(question.reference))) for question, response in pairs]
+    return tuple(float(sum(column)) for column in zip(*counts, strict=True))
 
 
 def score(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -270,6 +197,29 @@ def score(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.where(whole == 0, 1, whole)
+
+
+def summary(scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """{}: there is one split."""
+    return {}
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Captions by COCO's image number: {"image_id", "caption"} as a list or JSON lines, or the release's {"imgToEval": ...}."""
+    text = official.read_text(path)
+    if text.lstrip().startswith("{"):
+        try:
+            raw = json.loads(text)
+        except ValueError:  # several lines of JSON
+            raw = {}
+        if "imgToEval" in raw:
+            rows = [(f"{path}, image {number}", row) for number, row in raw["imgToEval"].items()]
+            return official.collect((where, *_caption(where, row)) for where, row in rows)
+    return official.collect((where, *_caption(where, row)) for where, row in official.read_rows(path))
+
+
+def _caption(where: str, row: dict) -> tuple[str, str]:
+    return official.value(where, row, ("image_id", *official.IDS)), official.value(where, row, ("caption", *official.RESPONSES))
 
 
 def truncate(captions: Mapping[str, str], mean_words: float) -> dict[str, str]:

@@ -2,25 +2,39 @@
 
 Files are JSON lines {"question_id", "image", "text", "label"}, one file for each way of drawing the absent objects. Answers are
 read as the official script reads them, its quirks included: "NO" is not on its list and counts as yes, as an empty answer does.
+Two versions are published: 3,000 questions in each file, and 2,910 in the random one, which LLaVA's scripts use. The official
+scripts pair the n-th answer with the n-th label. Here they are matched by split and question id, and compared by question and image
+where the answers name them: with answers to one version and labels of the other there is an error, never a shift.
 Deviation: none in the scores; the yes rate is that of the predictions (the official "yes ratio"), never of the labels.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lookagain.records import RecordError
+from lookagain.metrics import official
+from lookagain.metrics.benchmark import BenchmarkError, PromptPreset
+from lookagain.records import Question
 
+NAME = "pope"
+MAX_NEW_TOKENS = 128
+SOURCE = (
+    "https://github.com/RUCAIBox/POPE (output/coco): coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json "
+    "(3,000 questions each; 2,910 random ones at commit e3e39262), on images of COCO val2014"
+)
+VERSIONS = "take answers and labels of one version"
+IMAGE_FOLDERS = ("val2014", "images")
 SPLITS = ("random", "popular", "adversarial")
 NEGATIVE_WORDS = frozenset({"No", "not", "no"})
-METRICS = ("accuracy", "f1", "precision", "recall", "yes_rate")
+METRICS: tuple[str, ...] = ("accuracy", "f1", "precision", "recall", "yes_rate")
 
 
-class PopeError(RecordError):
+class PopeError(BenchmarkError):
     """A POPE file that cannot be used: the message names the file, the line and what is wrong."""
 
 
@@ -58,6 +72,47 @@ def read_file(path: Path | str) -> list[Item]:
     return items
 
 
+def read(folder: Path, preset: PromptPreset) -> list[Question]:
+    """The questions of the three files, or of one; `reference` is the label, and ids are as "random-1".
+
+    Raises PopeError if the images are beside the files (in val2014/ or images/) and one that a file asks about is not: the labels
+    then belong to other images.
+    """
+    folder = Path(folder)
+    names = {split: f"coco_pope_{split}.json" for split in SPLITS}
+    if folder.is_file():
+        names = {_split_of(folder): folder.name}
+        folder = folder.parent
+    elif missing := [name for name in names.values() if not (folder / name).is_file()]:
+        raise PopeError(f"no {', '.join(missing)} in {folder}: get it from {SOURCE}")
+    questions = []
+    for split, name in names.items():
+        items = read_file(folder / name)
+        _check_images(folder, name, items)
+        questions += [
+            Question(
+                f"{split}-{item.question_id}", Path(item.image).stem, NAME, split, item.text + preset.single_word, item.label
+            )
+            for item in items
+        ]
+    return questions
+
+
+def _check_images(folder: Path, name: str, items: Sequence[Item]) -> None:
+    for images in (folder / images for images in IMAGE_FOLDERS if (folder / images).is_dir()):
+        known = {path.stem for path in images.iterdir()}
+        if lost := sorted({item.image for item in items if Path(item.image).stem not in known}):
+            raise PopeError(f"{folder / name} asks about {len(lost)} images that are not in {images}, as {', '.join(lost[:3])}")
+
+
+def _split_of(path: Path) -> str:
+    """The split that a file's name says."""
+    named = [split for split in SPLITS if split in path.stem]
+    if len(named) != 1:
+        raise PopeError(f"{path}: its name must hold one of {', '.join(SPLITS)}, to tell which questions these are")
+    return named[0]
+
+
 def parse_answer(response: str) -> str:
     """ "yes" or "no": the first sentence without commas, split at blanks; no if it holds No, not or no, else yes."""
     sentence = response.split(".")[0].replace(",", "")
@@ -75,6 +130,22 @@ def confusion(response: str, label: str) -> tuple[int, int, int, int]:
     return int(said and truth), int(said and not truth), int(not said and not truth), int(not said and truth)
 
 
+def unit(question: Question) -> str:
+    """The image."""
+    return question.image_id
+
+
+def score_answer(question: Question, response: str) -> float:
+    """1 if the answer is right."""
+    return float(is_correct(response, question.reference))
+
+
+def tally(questions: Sequence[Question], responses: Sequence[str]) -> tuple[float, ...]:
+    """Confusion counts, as `confusion` orders them."""
+    counts = [confusion(response, question.reference) for question, response in zip(questions, responses, strict=True)]
+    return tuple(float(sum(column)) for column in zip(*counts, strict=True))
+
+
 def score(counts: np.ndarray) -> dict[str, np.ndarray]:
     """The scores in percent from summed confusion counts (..., 4); a rate without a case is 0."""
     tp, fp, tn, fn = np.moveaxis(np.asarray(counts, dtype=float), -1, 0)
@@ -85,6 +156,69 @@ def score(counts: np.ndarray) -> dict[str, np.ndarray]:
         "recall": _percent(tp, tp + fn),
         "yes_rate": _percent(tp + fp, tp + fp + tn + fn),
     }
+
+
+def summary(scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the three splits, where all are there: the papers' POPE is the mean F1."""
+    if not all(split in scores_by_split for split in SPLITS):
+        return {}
+    return {name: sum(scores_by_split[split][name] for split in SPLITS) / len(SPLITS) for name in METRICS}
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Responses by id (as "random-1"), from JSON lines {"question_id", "text"}, or the official {"question", "answer"} in order.
+
+    A file for each split, named after it (one such file, or a folder of them), or one file whose rows say their "category" or
+    whose ids hold it. Rows without an id count from 1 in their file, and `check_answers` compares what they were asked.
+    """
+    return official.collect(
+        (where, identity, official.value(where, row, ("answer", *official.RESPONSES)))
+        for where, identity, row in _rows(Path(path))
+    )
+
+
+def check_answers(path: Path, questions: Sequence[Question]) -> None:
+    """Raise PopeError if an answer file says of a row that it is to another question, or about another image, than its label is."""
+    labelled = {question.id: question for question in questions}
+    for where, identity, row in _rows(Path(path)):
+        question = labelled[identity]
+        asked = str(row.get("question", row.get("prompt", question.prompt))).strip()
+        if _first_line(asked) != _first_line(question.prompt):
+            raise PopeError(
+                f"{where}: answers {asked[:60]!r}, but the label of {identity} is to {question.prompt[:60]!r}; {VERSIONS}"
+            )
+        if Path(str(row.get("image", question.image_id))).stem != question.image_id:
+            raise PopeError(
+                f"{where}: is about {row['image']}, but the label of {identity} about {question.image_id}; {VERSIONS}"
+            )
+
+
+def _first_line(text: str) -> str:
+    return text.split("\n")[0].strip().lower()
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, dict]]:
+    """(where, question id, row) of the answer files."""
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*.json*") if any(s in file.stem for s in SPLITS))
+    if not files:
+        raise PopeError(f"no answers in {path}: needs a file of JSON lines, or a folder of one for each of {', '.join(SPLITS)}")
+    for file in files:
+        for number, (where, row) in enumerate(official.read_rows(file), 1):
+            yield where, _answer_id(file, where, row, number), row
+
+
+def _answer_id(file: Path, where: str, row: dict, number: int) -> str:
+    if not any(name in row for name in official.IDS):
+        if "question" not in row and "image" not in row:
+            raise PopeError(f"{where}: needs question_id, or the question or image, else a shift would go unnoticed")
+        return f"{_split_of(file)}-{number}"
+    identity = official.value(where, row, official.IDS)
+    if identity.split("-")[0] in SPLITS:
+        return identity
+    split = row.get("category") or _split_of(file)
+    if split not in SPLITS:
+        raise PopeError(f"{where}: category {split!r} must be one of {', '.join(SPLITS)}")
+    return f"{split}-{identity}"
 
 
 def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
