@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)# the stages that DVC starts find the same Python
 
-.PHONY: help setup repro test lint bench ui push deps lock
+.PHONY: help setup repro test lint bench ui push docs deps lock
 
 help:
 	@echo "make repro   run the pipeline (what is missing or changed) and print the results"
@@ -49,6 +49,12 @@ push: $(READY)
 	$(BIN)/dvc push --run-cache --all-commits
 	@if git remote get-url origin >/dev/null 2>&1; then $(BIN)/dvc exp push origin --all-commits; \
 	else echo "no git remote 'origin': experiments stay here, outputs are in the DVC remote"; fi
+
+# The README's pictures and docs/results.md, from the last run.
+docs: $(READY)
+	cp reports/tables/results.md docs/results.md
+	cp reports/figures/images.png docs/world.png
+	cp reports/figures/tradeoff.png docs/tradeoff.png
 
 # For developers: each stage's deps from its imports, and the lock from pyproject.toml.
 deps: $(READY)

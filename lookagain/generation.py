@@ -45,6 +45,41 @@ def respond(
     `load_image` gives a request's image as the policy shall see it (corrupted, say); requests whose images are the same object
     share its encoding. Responses are cut at max_new_tokens.
     """
+    decoder = _prefilled(policy, requests, load_image)
+    uniforms = None
+    if decoding.temperature > 0:
+        generators = [torch.Generator().manual_seed(derive(seed, "respond", request.id)) for request in requests]
+        uniforms = torch.stack([torch.rand(decoding.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
+    return [policy.text(row) for row in _decode(decoder, decoding, uniforms)]
+
+
+@torch.inference_mode()
+def option_losses(
+    policy: Policy, requests: Sequence[Request], options: Sequence[Sequence[str]], load_image: Callable[[Request], Image.Image]
+) -> list[list[float]]:
+    """The mean negative log-prob of each option's tokens as the response to its request (without EOS), one list per request.
+
+    The prompt is prefilled once and branches into its options.
+    """
+    decoder = _prefilled(policy, requests, load_image)
+    counts = [len(texts) for texts in options]
+    decoder.select(torch.arange(len(requests)).repeat_interleave(torch.tensor(counts)))
+    rows = [policy.response(request.prompt, text) for request, texts in zip(requests, options, strict=True) for text in texts]
+    lengths = torch.tensor([len(row) for row in rows], device=policy.device)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(policy.device)
+    total = torch.zeros(len(rows), dtype=torch.float64, device=policy.device)
+    for step in range(ids.shape[1]):
+        writes = step < lengths
+        logps = decoder.logits.log_softmax(-1).gather(-1, ids[:, step, None])[:, 0].double()
+        total -= torch.where(writes, logps, 0.0)
+        if step < ids.shape[1] - 1:
+            decoder.feed(ids[:, step], writes)
+    means = (total / lengths).cpu()
+    return [part.tolist() for part in means.split(counts)]
+
+
+def _prefilled(policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Image.Image]) -> Decoder:
+    """A row for each request, up to where its response begins; equal images are encoded once."""
     distinct: dict[int, Image.Image] = {}
     keys = []
     for request in requests:
@@ -53,12 +88,7 @@ def respond(
         keys.append(id(image))
     index = {key: number for number, key in enumerate(distinct)}
     suffixes = [policy.suffix(request.prompt) for request in requests]
-    decoder = Decoder(policy, list(distinct.values()), [index[key] for key in keys], suffixes)
-    uniforms = None
-    if decoding.temperature > 0:
-        generators = [torch.Generator().manual_seed(derive(seed, "respond", request.id)) for request in requests]
-        uniforms = torch.stack([torch.rand(decoding.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
-    return [policy.text(row) for row in _decode(decoder, decoding, uniforms)]
+    return Decoder(policy, list(distinct.values()), [index[key] for key in keys], suffixes)
 
 
 def _decode(decoder: Decoder, decoding: Decoding, uniforms: Tensor | None) -> list[list[int]]:

@@ -27,7 +27,7 @@ LAUNCHED = "LOOKAGAIN_LAUNCHED"  # set for the processes that do the work, so th
 MALLOC = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TOP_PAD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**26),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
 }
 

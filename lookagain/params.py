@@ -22,6 +22,12 @@ from lookagain.errors import UserError
 MAX_CSR_ITERATIONS = 8  # pipelines/csr/dvc.yaml is unrolled this far
 
 
+BenchmarkName = Literal[
+    "scienceqa", "textvqa", "chartqa", "mmbench", "mmbench_cn", "mathvista", "mme", "seedbench", "seedbench_ranking", "vizwiz",
+    "gqa", "pragmatics", "llava_bench", "mmvet", "shr", "contextual",
+]  # fmt: skip
+
+
 class ParamsError(UserError):
     """A params file that cannot be used: the message says which key, what was given and what is allowed."""
 
@@ -52,6 +58,7 @@ class CocoData:
     captions_json: str
     chair_images: int
     pope_dir: str
+    benchmarks: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -206,8 +213,19 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class JudgeParams:
+    base_url: str
+    model: str
+    runs: int
+    concurrency: int
+
+
+@dataclass(frozen=True)
 class Evaluate:
     models: dict[str, Evaluated]
+    benchmarks: list[BenchmarkName]
+    prompts: Literal["llava15"]
+    judge: JudgeParams
     split: Literal["test", "validation"]
     pope: Pope
     chair: Chair
@@ -244,7 +262,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
         (
             "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates image_size "
             "max_sentence_tokens max_sentences max_new_tokens keep_top low_resolution bootstrap per_image test_scenes "
-            "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images"
+            "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images "
+            "runs concurrency"
         ).split(),
         (1, math.inf),
     ),
@@ -303,7 +322,11 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
             raise ParamsError(f"{path}: {where} = {raw!r}, allowed: {', '.join(map(str, allowed))}")
         return raw
     if isinstance(kind, types.GenericAlias):
-        _, item = typing.get_args(kind)
+        *_, item = typing.get_args(kind)
+        if typing.get_origin(kind) is list:
+            if not isinstance(raw, list) or any(raw.count(entry) > 1 for entry in raw):
+                raise ParamsError(f"{path}: {where} = {raw!r} must be a list, each entry once")
+            return [_value(item, entry, where, path) for entry in raw]
         if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
             raise ParamsError(f"{path}: {where} = {raw!r} must map names to {item.__name__}")
         return {key: _value(item, entry, _dotted(where, key), path) for key, entry in raw.items()}
@@ -331,6 +354,14 @@ def _check_relations(params: Params, path: str) -> None:
         raise ParamsError(f"{path}: csr.search.temperature = 0 would propose one sentence many times; it must be over 0")
     if params.csr.search.candidates < 2:
         raise ParamsError(f"{path}: csr.search.candidates = {params.csr.search.candidates} must be 2 or more to make a pair")
+    if params.evaluate.judge.base_url and not params.evaluate.judge.model:
+        raise ParamsError(f"{path}: evaluate.judge.base_url is given, and no evaluate.judge.model: name the judge")
+    if params.data.source == "coco":
+        for name in params.evaluate.benchmarks:
+            if name.removesuffix("_ranking") not in params.data.coco.benchmarks:
+                raise ParamsError(
+                    f"{path}: evaluate.benchmarks names {name}, and data.coco.benchmarks does not say where it lies"
+                )
     if params.policy.source == "world" and params.data.source != "world":
         raise ParamsError(f"{path}: policy.source = world needs data.source = world, got {params.data.source}")
     if params.reward.source == "world" and params.policy.source != "world":

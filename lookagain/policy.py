@@ -108,9 +108,18 @@ class Policy:
                 between = self._chat([*turns[:number], (turns[number][0], None)])[len(before) :]
                 piece = self.tokenizer(between, add_special_tokens=False).input_ids
                 ids, is_response = ids + piece, is_response + [False] * len(piece)
-            piece = [*self._response(turns[number][0], response), self.eos]
+            piece = [*self.response(turns[number][0], response), self.eos]
             ids, is_response = ids + piece, is_response + [True] * len(piece)
         return ids, is_response
+
+    def response(self, prompt: str, response: str) -> list[int]:
+        """A response's token ids as they follow its prompt, without EOS."""
+        before, whole = self._chat([(prompt, None)]), self._chat([(prompt, response)])
+        text = whole[len(before) :] if whole.startswith(before) else response
+        text = text.rstrip().removesuffix(self.tokenizer.eos_token or "\0").rstrip()
+        suffix, tail = self.suffix(prompt), self._split(before)[1]
+        ids = self._after_image(tail + text)
+        return ids[len(suffix) :] if ids[: len(suffix)] == suffix else self.tokenizer(text, add_special_tokens=False).input_ids
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of response tokens."""
@@ -145,15 +154,6 @@ class Policy:
     def _after_image(self, tail: str) -> list[int]:
         # Tokenised behind the image token, as it stands in the whole prompt: some tokenizers treat a text's start apart.
         return self.tokenizer(self.image_token + tail, add_special_tokens=False).input_ids[1:]
-
-    def _response(self, prompt: str, response: str) -> list[int]:
-        """A response's token ids as they follow its prompt."""
-        before, whole = self._chat([(prompt, None)]), self._chat([(prompt, response)])
-        text = whole[len(before) :] if whole.startswith(before) else response
-        text = text.rstrip().removesuffix(self.tokenizer.eos_token or "\0").rstrip()
-        suffix, tail = self.suffix(prompt), self._split(before)[1]
-        ids = self._after_image(tail + text)
-        return ids[len(suffix) :] if ids[: len(suffix)] == suffix else self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _adds_bos(self, head: str) -> bool:
         return not (self.tokenizer.bos_token and head.startswith(self.tokenizer.bos_token))

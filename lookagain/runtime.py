@@ -6,6 +6,7 @@ this module.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import fcntl
 import hashlib
@@ -130,6 +131,13 @@ def stage(name: str, params: Any, inputs: Sequence[Path | str] = ()) -> Iterator
         run.wait()
         if run.is_main:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: a stage keeps it for its next step (`launch.MALLOC`), not for its next part."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim:
+        trim(0)
 
 
 def root() -> Path:

@@ -77,6 +77,17 @@ def difference(value: float, draws: np.ndarray) -> Difference:
     return Difference(float(value), spread(draws), float(low), float(high), min(1.0, float(2 * tail / (len(draws) + 1))))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the given order: the chance of any false positive among them stays below the level."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:
     """The exact two-sided McNemar p-value of two models' 0/1 scores on the same questions, in the same order.
 

@@ -1,4 +1,4 @@
-"""Evaluate one model on POPE and CHAIR: every question it has not answered yet, then scores, errors and paired tests.
+"""Evaluate one model on all benchmarks: every question it has not answered yet, then scores, errors and paired tests.
 
 Run:    python -m lookagain.launch evaluate MODEL POLICY [--dar[=false]] [--parent MODEL]
         MODEL names the outputs, POLICY the folder under models/; --dar describes before it responds (STIC section 4);
@@ -9,15 +9,20 @@ Writes: data/answers/MODEL.jsonl, reports/metrics/MODEL.json; keeps answers in .
 
 import argparse
 import functools
+import json
+import os
 from pathlib import Path
 
+from PIL.Image import Image
+
 from lookagain import runtime, tracking
+from lookagain.evaluation import suite
 from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, code_version, decoding_of
-from lookagain.evaluation.questions import read_annotations
+from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
-from lookagain.generation import respond
-from lookagain.images import ImageStore
-from lookagain.params import flatten, load_params
+from lookagain.generation import Request, option_losses, respond
+from lookagain.judge import Judge, key_from_environment
+from lookagain.params import Params, flatten, load_params
 from lookagain.policy import load_policy, read_lineage
 from lookagain.records import Answer, read_records, write_metrics, write_records
 
@@ -37,6 +42,8 @@ def main(model: str, policy: str, *options: str) -> None:
     used = [
         flatten(chair),
         params.evaluate.pope.suffix,
+        params.evaluate.benchmarks,
+        params.evaluate.prompts,
         params.policy.dtype,
         params.data.max_image_pixels,
         params.seed,
@@ -47,21 +54,26 @@ def main(model: str, policy: str, *options: str) -> None:
         runtime.stage(f"evaluate@{model}", used, inputs) as run,
         tracking.child(f"evaluate@{model}", flatten(params.evaluate, "evaluate."), enabled=run.is_main) as track,
     ):
-        images = ImageStore(benchmark / "images", params.data.max_image_pixels)
-        annotations = read_annotations(benchmark, params.evaluate.pope.suffix, chair.prompt, images)
+        judge = judge_of(params) if run.is_main else None
+        images = BenchmarkImages(benchmark, params.data.max_image_pixels)
+        annotations = read_annotations(
+            benchmark, params.evaluate.pope.suffix, chair.prompt, images, params.evaluate.benchmarks, params.evaluate.prompts
+        )
         lineage = read_lineage(f"models/{policy}")
         load_image = functools.lru_cache(maxsize=256)(images.load)  # one object per image, so that a batch encodes it once
+
+        def image_of(request: Request) -> Image:
+            return load_image(request.image_id)
 
         @functools.cache
         def loaded():
             return load_policy(f"models/{policy}", params.policy.dtype, run.device)
 
         engine = Engine(
-            respond=lambda batch, decoding: respond(
-                loaded(), batch, lambda one: load_image(one.image_id), decoding, params.seed
-            ),
+            respond=lambda batch, decoding: respond(loaded(), batch, image_of, decoding, params.seed),
+            rank=lambda batch, options: option_losses(loaded(), batch, options, image_of),
             map_batches=run.map_batches,
-            image_sha256=functools.cache(lambda image_id: images.row(image_id)["sha256"]),
+            image_sha256=functools.cache(images.sha256),
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
             batch_size=params.runtime.batch_size,
@@ -69,20 +81,38 @@ def main(model: str, policy: str, *options: str) -> None:
             write=run.is_main,
         )
         questions = annotations.questions
-        prompts = [Prompt(q.image_id, q.prompt, decoding_of(q.benchmark, chair.max_new_tokens)) for q in questions]
+        prompts = [
+            Prompt(images.place(q), q.prompt, decoding_of(q.benchmark, chair.max_new_tokens), suite.options_of(q))
+            for q in questions
+        ]
         if chosen.dar == "true":
             prompts = engine.describe(prompts, chair.prompt, decoding_of("chair", chair.max_new_tokens), "descriptions")
         answers = []
-        for question, prompt, response in zip(questions, prompts, engine.answer(prompts, "answers"), strict=True):
+        for question, prompt, answer in zip(questions, prompts, engine.answer(prompts, "answers"), strict=True):
+            response = suite.as_response(question, answer)
             score = score_answer(question, response)
             reason = UNSCORED if score is None else None
             place = question.id, question.image_id, question.benchmark, question.split
             answers.append(Answer(*place, lineage.fingerprint, prompt.text, response, score, reason))
         others = {who: read_records(path, Answer) for who, path in earlier.items()}
-        metrics = score_model(annotations, answers, others.get("base"), others.get(chosen.parent), bootstrap)
         if run.is_main:
+            scored = annotations, answers, others.get("base"), others.get(chosen.parent), bootstrap
+            metrics = score_model(*scored, judge, params.evaluate.judge.runs)
             write_records(f"data/answers/{model}.jsonl", answers)
             write_metrics(f"reports/metrics/{model}.json", metrics)
+            if judge:
+                print(f"judge: {judge.summary()}")
+                track.text("judge.json", json.dumps(judge.summary()))
             print(f"{model}: {engine.computed} answers computed, {engine.cached} from the cache")
             track.metrics({key: metric.value for key, metric in metrics.items() if metric.value is not None}, step=0)
             track.file(f"reports/metrics/{model}.json")
+
+
+def judge_of(params: Params) -> Judge | None:
+    """The judge that params name, with its verdicts kept in .answers/; None if they name none. Raises JudgeError."""
+    chosen = params.evaluate.judge
+    if not chosen.base_url:
+        return None
+    cache = runtime.root() / ".answers" / "verdicts.jsonl"
+    key = key_from_environment(os.environ)
+    return Judge(chosen.base_url, chosen.model, key, concurrency=chosen.concurrency, cache_path=cache)

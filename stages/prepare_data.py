@@ -10,6 +10,7 @@ the suffix. Only a file's header is read here; the stages that use an image deco
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from PIL import Image as PILImage
 
 from lookagain import runtime, tracking
 from lookagain.errors import UserError
+from lookagain.evaluation import suite
+from lookagain.evaluation.imports import import_benchmark, locate
 from lookagain.images import ImageError, ImageStore, list_images, write_shards
 from lookagain.params import Data, Params, flatten, load_params
 from lookagain.records import Conversation, Turn, atomic_write, write_records
@@ -43,6 +46,7 @@ def main() -> None:
         "data": params.data,
         "noise_share": params.policy.world.noise_share,
         "per_image": params.evaluate.pope.per_image,
+        "benchmarks": (params.evaluate.benchmarks, params.evaluate.prompts),
     }
     with (
         runtime.stage("prepare_data", used) as run,
@@ -76,6 +80,8 @@ def prepare_coco(params: Params) -> dict[str, int]:
     data = params.data
     needed = {key: [Path(getattr(data.coco, key))] for key in ORIGINS}
     needed["pope_dir"] = [Path(data.coco.pope_dir) / name for name in POPE_FILES]
+    for name in dict.fromkeys(suite.module(name).NAME for name in params.evaluate.benchmarks):
+        locate(name, data.coco.benchmarks[name])
     lost = [f"{path} (data.coco.{key}): {ORIGINS[key]}" for key, paths in needed.items() for path in paths if not path.exists()]
     if lost:
         raise UserError(f"{len(lost)} missing:\n  " + "\n  ".join(lost))
@@ -88,7 +94,23 @@ def prepare_coco(params: Params) -> dict[str, int]:
     counts = {"pool": index(Path("data/pool/images"), pool, list_images(pool), data)}
     counts["instruct"] = prepare_instructions(data)
     counts["test"] = prepare_benchmark(data, params.seed)
+    for name in dict.fromkeys(suite.module(name).NAME for name in params.evaluate.benchmarks):
+        counts[name] = prepare_official(name, data, params.evaluate.prompts)
     return counts
+
+
+def prepare_official(name: str, data: Data, preset: str) -> int:
+    """Import an official benchmark; returns how many questions it has. Raises ImageError for too many unusable images."""
+    found = import_benchmark(
+        name, data.coco.benchmarks[name], Path("data/benchmarks/test") / name, preset, data.max_image_pixels
+    )
+    if len(found.unusable) > data.max_bad_images:
+        raise ImageError(
+            f"{name}: {len(found.unusable)} unusable images, data.max_bad_images = {data.max_bad_images}: {found.unusable[0]}"
+        )
+    if found.published not in (None, found.questions):
+        print(f"warning: {name} has {found.questions} questions here, {found.published} as published", file=sys.stderr)
+    return found.questions
 
 
 def index(folder: Path, root: Path, paths: Iterable[Path], data: Data, by_stem: bool = False) -> int:

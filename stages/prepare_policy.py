@@ -88,6 +88,7 @@ def train_world(params: Params, run: runtime.Run, track: tracking.Child) -> None
         kept_tower = kept(run, "tower", make_tower)
         tower = CLIPVisionModel.from_pretrained(kept_tower).to(device).eval().requires_grad_(False)
         features = tower_features(tower, pixels)
+        runtime.release_memory()
         reward = run.resume_folder / "reward" if params.reward.source == "world" else None
         with aside(reward, kept_tower, params):  # a second thread speeds one training up by a third, a second training by half
             base = kept(run, "base", make_policy)
@@ -163,6 +164,7 @@ def kept(run: runtime.Run, name: str, make: Callable[[Path], None]) -> Path:
         temporary.mkdir(parents=True)
         make(temporary)
         temporary.rename(folder)
+        runtime.release_memory()
     return folder
 
 

@@ -33,7 +33,11 @@ def map_batches(batches, work, label):
 
 def make_engine(policy, path, **changes):
     settings = {"seed": 0, "batch_size": 2, "image_sha256": lambda image: f"sha-{image}", "map_batches": map_batches}
-    return Engine(respond=policy, cache=AnswerCache(path), **(settings | changes))
+    return Engine(respond=policy, rank=rank, cache=AnswerCache(path), **(settings | changes))
+
+
+def rank(requests, options):
+    return [[float(len(text)) for text in texts] for texts in options]
 
 
 def test_each_distinct_question_is_asked_once_in_batches_of_one_decoding(tmp_path):
@@ -130,8 +134,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def shown(images):
+    return {(benchmark, image) for benchmark in ("pope", "chair", "chair_sampled") for image in images}
+
+
 def read(folder):
-    return questions.read_annotations(folder, "\nShortly.", PROMPT, {"a", "b", "c"})
+    return questions.read_annotations(folder, "\nShortly.", PROMPT, shown("abc"))
 
 
 def answers_of(annotations, pope, captions, sampled=None):
@@ -169,7 +177,7 @@ def test_questions_of_a_folder(folder):
 
 def test_a_label_file_of_other_images_is_refused(folder):
     with pytest.raises(RecordError, match="other images"):
-        questions.read_annotations(folder, "", PROMPT, {"a", "b"})
+        questions.read_annotations(folder, "", PROMPT, shown("ab"))
 
 
 def test_metrics_by_hand(folder):

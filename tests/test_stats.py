@@ -89,3 +89,9 @@ def test_mcnemar_is_exact_for_thousands():
         stats.mcnemar([0.5], [1])
     with pytest.raises(ValueError, match="same questions"):
         stats.mcnemar([1], [1, 0])
+
+
+def test_holm_by_hand():
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
+    assert stats.holm([]) == []

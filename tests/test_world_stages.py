@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lookagain.errors import UserError
-from lookagain.evaluation.questions import read_annotations
+from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.images import ImageError, ImageStore
 from lookagain.params import Params, load_params
 from lookagain.records import Conversation, read_records
@@ -64,9 +64,9 @@ def test_coco_is_indexed_where_it_lies(coco, stages):
     assert ImageStore("data/pool/images").row("COCO_0")["image"]["bytes"] is None
     (record,) = read_records("data/instruct/conversations.jsonl", Conversation)
     assert (record.image_id, record.turns[0].prompt) == ("COCO_0", "What?")
-    images = ImageStore("data/benchmarks/test/images")
+    images = BenchmarkImages("data/benchmarks/test", 10**6)
     annotations = read_annotations(Path("data/benchmarks/test"), "", "Describe.", images)
-    assert "COCO_2" in images  # named by POPE, whether CHAIR draws it or not
+    assert ("pope", "COCO_2") in images  # named by POPE, whether CHAIR draws it or not
     assert len(annotations.objects) == 2
 
 

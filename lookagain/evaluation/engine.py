@@ -18,27 +18,29 @@ from pathlib import Path
 from typing import Any
 
 from lookagain import decoder, generation, policy, seeds
+from lookagain.evaluation import suite
+from lookagain.evaluation.questions import CHAIR_BENCHMARKS
 from lookagain.generation import Decoding, Request
 from lookagain.prompts import infuse
 
-POPE_MAX_NEW_TOKENS = 128  # the papers' limit for short answers
-
 Respond = Callable[[Sequence[Request], Decoding], list[str]]  # one batch -> its responses
+Rank = Callable[[Sequence[Request], Sequence[Sequence[str]]], list[list[float]]]  # one batch and its options -> their losses
 MapBatches = Callable[[Sequence[Sequence[Request]], Callable[[Sequence[Request]], list[Any]], str], list[Any]]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is shown and asked, and how the answer is drawn."""
+    """What is shown and asked, and how the answer is drawn; with options, their losses are the answer, as a JSON list."""
 
     image_id: str
     text: str
     decoding: Decoding
+    options: tuple[str, ...] = ()
 
 
 def decoding_of(benchmark: str, description_tokens: int) -> Decoding:
     """How a benchmark's answers are drawn: greedy as in the papers, but chair_sampled at T = 1 from the whole distribution."""
-    tokens = POPE_MAX_NEW_TOKENS if benchmark == "pope" else description_tokens
+    tokens = description_tokens if benchmark in CHAIR_BENCHMARKS else suite.max_new_tokens(benchmark)
     return Decoding(temperature=1.0 if benchmark == "chair_sampled" else 0.0, top_p=1.0, max_new_tokens=tokens)
 
 
@@ -87,6 +89,7 @@ class Engine:
     """A policy that can be asked. Counts what it took from the cache and what it computed."""
 
     respond: Respond
+    rank: Rank
     map_batches: MapBatches
     image_sha256: Callable[[str], str]  # image id -> hash of its bytes
     cache: AnswerCache
@@ -106,6 +109,7 @@ class Engine:
             dataclasses.asdict(prompt.decoding),
             self.seed,
             self.version,
+            prompt.options,
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -117,7 +121,10 @@ class Engine:
         batches = make_batches(missing, self.batch_size)
 
         def work(batch: Sequence[Request]) -> list[str]:
-            return self.respond(batch, missing[batch[0].id].decoding)
+            asked = [missing[request.id] for request in batch]
+            if asked[0].options:
+                return [json.dumps(losses) for losses in self.rank(batch, [prompt.options for prompt in asked])]
+            return self.respond(batch, asked[0].decoding)
 
         responses = self.map_batches(batches, work, label) if batches else []
         asked = [request.id for batch in batches for request in batch]
@@ -144,25 +151,26 @@ class Engine:
 
 
 def make_batches(prompts: dict[str, Prompt], batch_size: int) -> list[list[Request]]:
-    """Batches of one decoding each, from prompts by key.
+    """Batches of one decoding each, and of prompts with as many options each, from prompts by key.
 
     An image's prompts stand together, as a batch encodes each of its images once; images stand by their longest prompt, so that
     a batch pads little. The order of `prompts` is irrelevant.
     """
-    groups: dict[Decoding, list[str]] = {}
-    longest: dict[tuple[Decoding, str], int] = {}
+    groups: dict[tuple, list[str]] = {}
+    longest: dict[tuple, int] = {}
     for key, prompt in prompts.items():
-        groups.setdefault(prompt.decoding, []).append(key)
-        place = prompt.decoding, prompt.image_id
-        longest[place] = max(longest.get(place, 0), len(prompt.text))
-
-    def order(key: str) -> tuple[int, str, int, str]:
-        prompt = prompts[key]
-        return longest[prompt.decoding, prompt.image_id], prompt.image_id, len(prompt.text), key
-
+        kind = *dataclasses.astuple(prompt.decoding), len(prompt.options)
+        groups.setdefault(kind, []).append(key)
+        longest[kind, prompt.image_id] = max(longest.get((kind, prompt.image_id), 0), len(prompt.text))
     batches = []
-    for decoding in sorted(groups, key=dataclasses.astuple):
-        keys = sorted(groups[decoding], key=order)
+    for kind, members in sorted(groups.items()):
+
+        def order(key: str, kind: tuple = kind) -> tuple[int, str, int, str]:
+            prompt = prompts[key]
+            return longest[kind, prompt.image_id], prompt.image_id, len(prompt.text), key
+
+        keys = sorted(members, key=order)
         requests = [Request(id=key, image_id=prompts[key].image_id, prompt=prompts[key].text) for key in keys]
-        batches += [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
+        step = max(1, batch_size // max(1, kind[-1]))
+        batches += [requests[start : start + step] for start in range(0, len(requests), step)]
     return batches

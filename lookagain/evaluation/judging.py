@@ -1,8 +1,10 @@
-"""Judged benchmarks: from questions and responses to verdicts."""
+"""Judged benchmarks: from questions and responses to verdicts, and to the counts that their figures are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from lookagain.judge import Ask, Judge, Verdict
 from lookagain.metrics.benchmark import JudgedBenchmark
@@ -21,6 +23,21 @@ def judge_responses(
     wanted = [ask for row in asks for ask in row if ask.messages]
     asked = iter(judge.verdicts(wanted) if wanted else [])
     return [[next(asked) if ask.messages else Verdict(ask.parse("")) for ask in row] for row in asks]
+
+
+def judged_counts(benchmark: JudgedBenchmark, questions: Sequence[Question], runs: Sequence[Sequence[Verdict]]) -> np.ndarray:
+    """(units, counts) from the verdicts of all runs, units sorted, so that two models' rows are paired."""
+    units: dict[str, list[int]] = {}
+    for row, question in enumerate(questions):
+        units.setdefault(benchmark.unit(question), []).append(row)
+    return np.array(
+        [
+            benchmark.tally_verdicts(
+                [questions[row] for _ in runs for row in rows], [verdicts[row].value for verdicts in runs for row in rows]
+            )
+            for _, rows in sorted(units.items())
+        ]
+    )
 
 
 def _ask(benchmark: JudgedBenchmark, question: Question, response: str, run: int) -> Ask:

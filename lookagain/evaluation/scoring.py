@@ -9,13 +9,18 @@ tested against it too (`_vs_truncated_base`). Its cut is held fixed in the boots
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lookagain import stats
+from lookagain.evaluation import suite
+from lookagain.evaluation.judging import judge_responses, judged_counts
 from lookagain.evaluation.questions import CHAIR_BENCHMARKS, CHAIR_SPLIT, Annotations
+from lookagain.judge import NO_JUDGE, Judge
 from lookagain.metrics import chair, pope
 from lookagain.records import Answer, Metric, Question, RecordError
 
@@ -36,8 +41,12 @@ class Bootstrap:
 
 
 def score_answer(question: Question, response: str) -> float | None:
-    """1 or 0 for a POPE answer; None where an answer alone has no score (CHAIR's is a ratio over all)."""
-    return float(pope.is_correct(response, question.reference)) if question.benchmark == "pope" else None
+    """The official score of one answer, mostly 1 or 0; None where an answer alone has none (CHAIR's is a ratio over all)."""
+    if question.benchmark == "pope":
+        return float(pope.is_correct(response, question.reference))
+    if question.benchmark in CHAIR_BENCHMARKS:
+        return None
+    return suite.module(question.benchmark).score_answer(question, response)
 
 
 def score_model(
@@ -46,8 +55,12 @@ def score_model(
     base: Sequence[Answer] | None,
     parent: Sequence[Answer] | None,
     bootstrap: Bootstrap,
+    judge: Judge | None = None,
+    judge_runs: int = 1,
 ) -> dict[str, Metric]:
     """All metrics of one model. `base` is None for the base itself; `parent` is None for a model without a predecessor.
+
+    Without a judge, judged benchmarks are null with that reason.
 
     Raises RecordError if a model's answers are not those to the annotations' questions.
     """
@@ -60,6 +73,11 @@ def score_model(
         metrics |= _pope(annotations, split, mine, others, bootstrap)
     for benchmark in CHAIR_BENCHMARKS:
         metrics |= _chair(annotations, benchmark, mine, others, bootstrap)
+    for benchmark in dict.fromkeys(question.benchmark for question in annotations.questions):
+        if benchmark in suite.BENCHMARKS:
+            metrics |= _suite(annotations, benchmark, mine, others, bootstrap)
+        if benchmark in suite.JUDGED:
+            metrics |= _judged(annotations, benchmark, mine, others, bootstrap, judge, judge_runs)
     if base is None:
         metrics |= _nulls_of_base()
     return metrics | _novel_sprites(annotations, mine, bootstrap)
@@ -93,6 +111,49 @@ def _pope(
         del metrics[f"pope/{split}/accuracy_p_vs_{who}"]
         metrics[f"pope/{split}/p_vs_{who}"] = Metric(_round(stats.mcnemar(correct, theirs)), n=len(questions))
     return metrics
+
+
+def _suite(
+    annotations: Annotations, benchmark: str, mine: Responses, others: dict[str, Responses], bootstrap: Bootstrap
+) -> dict[str, Metric]:
+    """One benchmark of the suite: figures by split and over all, differences, and McNemar where answers are right or wrong."""
+    questions = [question for question in annotations.questions if question.benchmark == benchmark]
+    scoring = suite.Scoring.of(benchmark, questions)
+    counts = {who: scoring.counts(responses) for who, responses in {"": mine, **others}.items()}
+    figures = list(scoring.score(counts[""].sum(0)))
+    tested = scoring.headlines(figures)
+    metrics = measure(benchmark, figures, scoring.score, counts, tested, len(questions), bootstrap)
+    scores = {who: suite.binary_scores(benchmark, questions, responses) for who, responses in {"": mine, **others}.items()}
+    for who in others if scores[""] else ():
+        for split in [key.removesuffix("/accuracy") for key in tested if key.endswith("/accuracy")]:
+            rows = [row for row, question in enumerate(questions) if split in (question.split, suite.ALL)]
+            p = stats.mcnemar([scores[""][row] for row in rows], [scores[who][row] for row in rows])
+            del metrics[f"{benchmark}/{split}/accuracy_p_vs_{who}"]
+            metrics[f"{benchmark}/{split}/p_vs_{who}"] = Metric(_round(p))
+    sizes = Counter(question.split for question in questions) | {suite.ALL: len(questions)}
+    return {key: dataclasses.replace(metric, n=sizes[key.split("/")[1]]) for key, metric in metrics.items()}
+
+
+def _judged(
+    annotations: Annotations,
+    benchmark: str,
+    mine: Responses,
+    others: dict[str, Responses],
+    bootstrap: Bootstrap,
+    judge: Judge | None,
+    runs: int,
+) -> dict[str, Metric]:
+    """A judged benchmark's figures; the verdicts on other models' responses come from the judge's cache."""
+    module = suite.JUDGED[benchmark]
+    prefix = f"{benchmark}/{suite.ALL}"
+    if judge is None:
+        return {f"{prefix}/{metric}": Metric(None, reason=NO_JUDGE) for metric in module.METRICS}
+    questions = [question for question in annotations.questions if question.benchmark == benchmark]
+    counts = {}
+    for who, responses in {"": mine, **others}.items():
+        given = [responses[benchmark, question.split, question.id] for question in questions]
+        counts[who] = judged_counts(module, questions, judge_responses(judge, module, questions, given, runs))
+    return measure(prefix, module.METRICS, module.score, counts, module.METRICS[:1], len(questions), bootstrap)
 
 
 def pope_counts(questions: Sequence[Question], responses: Responses) -> np.ndarray:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lookagain import stats
 from lookagain.records import Metric, RecordError, atomic_write, from_dict, read_metrics
 
 BASE = "base"
@@ -102,11 +103,45 @@ NOVEL_COLUMNS = [
     Column("recall", "chair/novel_sprites/recall", "up"),
     Column("CHAIR_S at T=1", "chair_sampled/novel_sprites/chair_s", "down"),
 ]
+MME_PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
+MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+MME_COLUMNS = [
+    Column("perception", "mme/all/perception", "up", 0),
+    Column("cognition", "mme/all/cognition", "up", 0),
+    *(Column(subtask.replace("_", " "), f"mme/{subtask}/score", "up") for subtask in MME_PERCEPTION + MME_COGNITION),
+]
+ACCURACY_COLUMNS = [
+    Column("MMBench", "mmbench/all/accuracy", "up"),
+    Column("MMBench-CN", "mmbench_cn/all/accuracy", "up"),
+    Column("SEED", "seedbench/all/accuracy", "up"),
+    Column("SEED, ranked", "seedbench_ranking/all/accuracy", "up"),
+    Column("ScienceQA", "scienceqa/all/accuracy", "up"),
+    Column("MathVista", "mathvista/all/accuracy", "up"),
+    Column("GQA", "gqa/all/accuracy", "up"),
+    Column("TextVQA", "textvqa/all/accuracy", "up"),
+    Column("VizWiz", "vizwiz/all/accuracy", "up"),
+    Column("ChartQA", "chartqa/all/accuracy", "up"),
+]
+PRAGMATICS_COLUMNS = [
+    Column(f"{category}{title}", f"pragmatics/{category}{split}/accuracy", "up")
+    for category in ("spatial", "negation", "counting", "temporal")
+    for split, title in (("", ""), ("_contrastive", ", ranked"))
+]
+JUDGED_COLUMNS = [
+    Column("LLaVA-Bench", "llava_bench/all/score", "up"),
+    Column("MM-Vet", "mmvet/all/score", "up"),
+    Column("SHR", "shr/all/shr", "down"),
+    Column("ConTextual", "contextual/all/accuracy", "up"),
+]
 SECTIONS = [
     ("POPE: accuracy by split, and the mean of the three F1 scores", POPE_COLUMNS),
     ("CHAIR, greedy descriptions", chair_columns("chair")),
     ("CHAIR, descriptions sampled at T=1", chair_columns("chair_sampled")),
     ("Objects drawn with art that no training image shows", NOVEL_COLUMNS),
+    ("Accuracy of short answers and multiple choice", ACCURACY_COLUMNS),
+    ("MME: accuracy + accuracy of both questions about an image, at most 200 a subtask", MME_COLUMNS),
+    ("Pragmatics: accuracy by category, by answer and by ranking the captions", PRAGMATICS_COLUMNS),
+    ("Judged by another model", JUDGED_COLUMNS),
 ]
 
 
@@ -135,14 +170,25 @@ def read_all(folder: Path | str, models: Sequence[str]) -> dict[str, Metrics | N
 
 
 def build(metrics: Mapping[str, Metrics | None]) -> Table:
-    """The results table. A section that the base has no key of (as novel art outside the world) is left out."""
+    """The results table. Columns that the base has no key of (as novel art outside the world) are left out."""
     base = metrics[BASE] or {}
     sections = []
-    for title, columns in SECTIONS:
-        if any(find(base, column.key) is not None for column in columns):
+    for title, possible in SECTIONS:
+        if columns := [column for column in possible if find(base, column.key) is not None]:
             rows = [row for model, figures in metrics.items() for row in _rows(model, figures, columns)]
-            sections.append(Section(title, columns, rows))
+            sections.append(_corrected(Section(title, columns, rows)))
     return Table(sections, _notes(sections))
+
+
+def _corrected(section: Section) -> Section:
+    """The section with its p-values corrected for their number (Holm)."""
+    tested = [
+        (row, place) for row, entry in enumerate(section.rows) for place, cell in enumerate(entry.cells) if cell.p is not None
+    ]
+    values = stats.holm([section.rows[row].cells[place].p or 0.0 for row, place in tested])
+    for (row, place), p in zip(tested, values, strict=True):
+        section.rows[row].cells[place] = dataclasses.replace(section.rows[row].cells[place], p=p)
+    return section
 
 
 def find(metrics: Metrics, key: str) -> Metric | None:
@@ -185,9 +231,9 @@ def _cell(model: str, metrics: Metrics | None, column: Column) -> Cell:
 
 
 def p_against_base(metrics: Metrics, key: str) -> float | None:
-    """The paired p-value of a metric against the base's: POPE's accuracy has McNemar's under `p_vs_base`."""
-    prefix, _, name = key.rpartition("/")
-    metric = metrics.get(f"{prefix}/p_vs_base" if name == "accuracy" else f"{key}_p_vs_base")
+    """The paired p-value of a metric against the base's; an accuracy mostly has McNemar's, under `p_vs_base`."""
+    exact = metrics.get(f"{key.rpartition('/')[0]}/p_vs_base") if key.endswith("/accuracy") else None
+    metric = exact or metrics.get(f"{key}_p_vs_base")
     return metric.value if metric else None
 
 
@@ -208,7 +254,7 @@ def _notes(sections: Sequence[Section]) -> list[str]:
         "Percent, but words and repeats (mentions beyond the first of each object) per description; ± one standard error, "
         "bootstrapped over images (mean F1: the mean of its three errors, an upper bound).",
         "* p < 0.05, ** p < 0.01 against the base on the same images (McNemar for accuracy, else paired bootstrap), "
-        "uncorrected for the number of comparisons.",
+        "corrected for the number of comparisons in each table (Holm).",
         f"{CONTROL_LABEL}: the base's descriptions cut to the mean length of the model above it.",
     ]
     return notes + [f"n/a [{number}]: {reason}" for number, reason in enumerate(reasons(sections), 1)]
