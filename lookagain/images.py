@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 
 from lookagain.errors import UserError
 
@@ -60,6 +61,8 @@ def decode(data: bytes, name: str, max_pixels: int) -> PILImage.Image:
             return image.convert("RGB")
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not a readable image: of no known format") from error
     except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
         raise ImageError(f"{name}: not a readable image: {error}") from error
 

@@ -150,7 +150,9 @@ def test_models_are_in_the_order_of_the_params():
 
 def test_every_figure_of_the_table_is_measured(metrics):
     table = tables.build(metrics)
-    assert [section.title for section in table.sections] == [title for title, _ in tables.SECTIONS[:4]]  # the suite is not asked
+    assert [section.title for section in table.sections] == [
+        title for title, _ in tables.SECTIONS[:4]
+    ]  # the suite is not asked
     assert tables.reasons(table.sections) == []
     for section in table.sections:
         assert [row.model for row in section.rows if not row.control] == list(metrics)
@@ -178,7 +180,10 @@ def test_p_values_are_corrected_over_their_table():
 
 @pytest.mark.parametrize(("p", "sign"), [(0.2, ""), (0.05, ""), (0.049, "*"), (0.009, "**")])
 def test_significance_marks(p, sign):
-    measured = {"base": {"chair/chair_s": Metric(30.0, 1.0, 10)}, "stic": figures_of(20.0, p, **{"chair/chair_s_vs_base": Metric(-10.0)})}
+    measured = {
+        "base": {"chair/chair_s": Metric(30.0, 1.0, 10)},
+        "stic": figures_of(20.0, p, **{"chair/chair_s_vs_base": Metric(-10.0)}),
+    }
     section = tables.build(measured).sections[0]
     cell = section.rows[1].cells[0]
     assert tables.mark(cell) == sign
