@@ -40,7 +40,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks
 
 ui: $(READY)
 	@exec $(BIN)/lookagain ui

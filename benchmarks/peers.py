@@ -18,6 +18,22 @@ from lookagain.policy import Policy
 from lookagain.search import Growth, Node, full_stops, grow_sentences
 
 
+@torch.inference_mode()
+def generate_one_by_one(policy: Policy, images: Sequence[Image.Image], prompt: str, max_new_tokens: int) -> list[str]:
+    """Greedy responses by transformers' `generate`, one image at a time."""
+    text = policy.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    responses = []
+    for image in images:
+        inputs = policy.processor(images=image, text=text, return_tensors="pt").to(policy.device)
+        ids = policy.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        responses.append(policy.text(ids[0, inputs["input_ids"].shape[1] :].tolist()))
+    return responses
+
+
 class FreshGrower:
     """Grows sentences as `search.CachedGrower` does, but prefills image, prompt and response anew for every candidate."""
 
