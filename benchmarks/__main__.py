@@ -31,6 +31,7 @@ from lookagain.rewards import ImageTextScorer
 from lookagain.search import CachedGrower, search
 
 ROUNDS = 3
+NOUNS = "person bicycle car bus train truck boat bird cat dog horse sheep cow elephant bear zebra giraffe umbrella".split()
 Side = Callable[[], tuple[int, Any]]  # runs once: how much was done, and its outputs
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     policy = load_policy("models/base", params.policy.dtype)
     store = ImageStore("data/sample/images", params.data.max_image_pixels)
     images = {image_id: store.load(image_id) for image_id in store.ids[:128]}
-    rows = [*generation(policy, images, params), sentence_search(policy, images, params)]
+    rows = [*generation(policy, images, params), questions(policy, images, params), sentence_search(policy, images, params)]
     with atomic_write("reports/bench.json") as file:
         json.dump(rows, file, indent=1)
     table = Table(title=f"Speed, {torch.get_num_threads()} threads, medians of {ROUNDS} rounds in turn")
@@ -73,6 +74,22 @@ def generation(policy: Policy, images: dict[str, Any], params: Params) -> list[d
         side_by_side("generation, batch 64 against `generate` one by one", "tokens/s", plain, lambda: at(64)),
         side_by_side("generation, batch 64 against batch 1", "tokens/s", lambda: at(1), lambda: at(64)),
     ]
+
+
+def questions(policy: Policy, images: dict[str, Any], params: Params) -> dict[str, Any]:
+    """18 of POPE's questions about each of 32 images at batch 64, against batches that encode and prefill each question's image."""
+    some = list(images)[:32]
+    asked = [f"Is there a {noun} in the image?{params.evaluate.pope.suffix}" for noun in NOUNS]
+    requests = [Request(f"{image}/{number}", image, text) for image in some for number, text in enumerate(asked)]
+
+    def by(load: Callable[[Request], Any]) -> tuple[int, list[str]]:
+        answers = []
+        for start in range(0, len(requests), 64):
+            answers += respond(policy, requests[start : start + 64], load, Decoding(0.0, 1.0, 8), 0)
+        return len(requests), answers
+
+    fresh, shared = (lambda one: images[one.image_id].copy()), (lambda one: images[one.image_id])
+    return side_by_side("18 questions an image, shared prefix", "questions/s", lambda: by(fresh), lambda: by(shared))
 
 
 def sentence_search(policy: Policy, images: dict[str, Any], params: Params) -> dict[str, Any]:

@@ -352,9 +352,12 @@ def test_the_gallery_and_pairs_are_drawn_by_seed(workspace, metrics, tmp_path):
     assert examples.draw(["a", "b", "c", "d"], 1, 2) == examples.draw(["d", "c", "b", "a"], 1, 2)
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(10.0, "below"), (29.0, "not distinguishable from"), (50.0, "above")])
-def test_the_summary_compares_with_the_control(value, verdict):
+@pytest.mark.parametrize(
+    ("value", "p", "verdict"), [(10.0, 0.01, "below"), (29.0, 0.6, "not distinguishable from"), (50.0, 0.01, "above")]
+)
+def test_the_summary_compares_with_the_control(value, p, verdict):
     measured = {"chair_sampled/chair_s": Metric(value, 1.0), "chair_sampled/truncated_base/chair_s": Metric(30.0, 1.0)}
+    measured["chair_sampled/chair_s_p_vs_truncated_base"] = Metric(p)
     (line,) = page.summary({"base": {}, "stic": measured})
     assert f"CHAIR_S {value:.1f}, {verdict} the 30.0 of the base" in line
 

@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from lookagain.report.examples import Example, PairExample, spans
 from lookagain.report.figures import INK
 from lookagain.report.tables import BASE, Metrics, Table, control_key, figure, label, mark
 
+LEVEL = 0.05  # of the summary's tests
 THUMBNAIL = 320  # px: larger images are scaled down to this
 CAPTIONS = {
     "csr_iterations": "CSR over its iterations; the base is iteration 0. Dotted: the base's descriptions cut to that model's "
@@ -90,21 +90,17 @@ def summary(metrics: Mapping[str, Metrics | None]) -> list[str]:
 
 
 def _against_control(metrics: Metrics, key: str, title: str) -> str:
-    """One figure against the base cut to the same length, by more than two standard errors or not."""
+    """One figure against the base cut to the same length, by their paired bootstrap."""
     mine, control = metrics.get(key), metrics.get(control_key(key))
     if mine is None or mine.value is None:
         return ""
     if control is None or control.value is None:
         return f"{title} {mine.value:.1f}"
-    return f"{title} {mine.value:.1f}, {_verdict(mine, control)} the {control.value:.1f} of the base cut to its length"
-
-
-def _verdict(mine: Metric, control: Metric) -> str:
-    """Two errors of an unpaired difference: wider than a paired one on the same images, so cautious."""
-    gap = (mine.value or 0.0) - (control.value or 0.0)
-    if abs(gap) <= 2 * math.hypot(mine.se or 0.0, control.se or 0.0):
-        return "not distinguishable from"
-    return "above" if gap > 0 else "below"
+    p = metrics.get(f"{key}_p_vs_truncated_base")
+    verdict = "not distinguishable from"
+    if p is not None and p.value is not None and p.value < LEVEL:
+        verdict = "above" if mine.value > control.value else "below"
+    return f"{title} {mine.value:.1f}, {verdict} the {control.value:.1f} of the base cut to its length"
 
 
 def mark_objects(text: str, objects: Iterable[str]) -> str:
@@ -152,7 +148,7 @@ def _summary(content: Content) -> str:
         if name in content.params
     )
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in summary(content.metrics))
-    note = "One seed. “Below” and “above” mean by more than two standard errors of an unpaired difference."
+    note = f"One seed. “Below” and “above”: p < {LEVEL} by the paired bootstrap on the same images, uncorrected."
     return f'<p class="facts">{facts}</p><ul>{lines}</ul><p class="note">{note}</p>'
 
 
