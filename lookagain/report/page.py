@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from lookagain.records import Metric, Provenance
+from lookagain.records import Provenance
 from lookagain.report import tables
 from lookagain.report.examples import Example, PairExample, spans
 from lookagain.report.figures import INK
