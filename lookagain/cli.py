@@ -117,6 +117,28 @@ def results() -> None:
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="a model with answers in data/answers/, as csr-1")],
+    second: Annotated[str, typer.Argument(help="the model it is compared with, as stic")],
+) -> None:
+    """Test two models against each other on every benchmark: paired, with and without Holm's correction."""
+    from lookagain.evaluation.questions import BenchmarkImages, read_annotations
+    from lookagain.evaluation.scoring import Bootstrap, score_model
+    from lookagain.params import load_params
+    from lookagain.records import Answer, read_records
+    from lookagain.report.compare import differences, show
+
+    chosen = load_params()
+    settings, folder = chosen.evaluate, Path("data/benchmarks") / chosen.evaluate.split
+    images = BenchmarkImages(folder, chosen.data.max_image_pixels)
+    asked = settings.pope.suffix, settings.chair.prompt, images, settings.benchmarks, settings.prompts
+    annotations = read_annotations(folder, *asked)
+    answers = [read_records(f"data/answers/{model}.jsonl", Answer) for model in (first, second)]
+    metrics = score_model(annotations, *answers, None, Bootstrap(settings.bootstrap, chosen.seed))
+    show(differences(metrics), first, second)
+
+
+@app.command()
 def sync() -> None:
     """Bring MLflow up to date: stages not sent yet, and experiments that DVC restored from its cache."""
     from lookagain import tracking

@@ -109,12 +109,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of `reports/metrics/<model>.json`: a value with its standard error, or null with its reason."""
+    """A figure of `reports/metrics/<model>.json`: a value with its standard error and 95% interval, or null with its reason."""
 
     value: float | None
     se: float | None = None
     n: int | None = None
     reason: str | None = None
+    low: float | None = None
+    high: float | None = None
 
     def check(self) -> None:
         """Raise RecordError unless there is either a value or a reason for none."""

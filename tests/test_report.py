@@ -24,7 +24,7 @@ from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_model
 from lookagain.metrics import chair, pope
 from lookagain.records import Answer, Metric, Pair, Provenance, RecordError, write_metrics, write_records
-from lookagain.report import examples, figures, page, tables
+from lookagain.report import compare, examples, figures, page, tables
 
 OBJECTS = ["dog", "cat", "car", "bus", "apple", "hot dog", "teddy bear", "person", "chair", "cup"]
 # Made-up models: (objects named, chance that a named one is absent, chance that a yes/no answer is wrong)
@@ -169,6 +169,26 @@ def test_mean_f1_is_the_mean_and_its_error_an_upper_bound(metrics):
 
 def figures_of(value, p, **extra):
     return {"chair/chair_s": Metric(value, 1.0, 10), "chair/chair_s_p_vs_base": Metric(p), **extra}
+
+
+def test_two_models_are_compared_with_corrected_p_values():
+    metrics = {f"chair/{name}": Metric(20.0, 1.0, 10) for name in ("chair_s", "recall")}
+    metrics |= {f"chair/{name}_vs_base": Metric(-10.0, 1.0, 10, low=-12.0, high=-8.0) for name in ("chair_s", "recall")}
+    metrics |= {"chair/chair_s_p_vs_base": Metric(0.02), "chair/recall_p_vs_base": Metric(0.5)}
+    metrics |= {
+        "pope/random/accuracy": Metric(90.0),
+        "pope/random/accuracy_vs_base": Metric(1.0),
+        "pope/random/p_vs_base": Metric(0.03),
+    }
+    rows = compare.differences(metrics)
+    assert [(row.key, row.p, row.p_holm) for row in rows] == [
+        ("chair/chair_s", 0.02, pytest.approx(0.06)),
+        ("chair/recall", 0.5, 0.5),
+        ("pope/random/accuracy", 0.03, pytest.approx(0.06)),
+    ]
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    compare.show(rows, "csr-1", "stic", console)
+    assert "20.0  30.0       -10.0  -12.0 to -8.0  0.02          0.06" in console.file.getvalue()
 
 
 def test_p_values_are_corrected_over_their_table():

@@ -210,13 +210,19 @@ def measure(
     sums = stats.resample(np.concatenate(list(counts.values()), axis=1), bootstrap.resamples, bootstrap.seed)
     drawn = {who: score(sums[:, column * width : (column + 1) * width]) for column, who in enumerate(counts)}
     value = {who: score(table.sum(0)) for who, table in counts.items()}
-    metrics = {f"{prefix}/{name}": Metric(_round(value[""][name]), _round(stats.spread(drawn[""][name])), n) for name in names}
+    metrics = {f"{prefix}/{name}": _metric(value[""][name], drawn[""][name], n) for name in names}
     for who in list(counts)[1:]:
         for name in tested:
-            gap = stats.difference(float(value[""][name] - value[who][name]), drawn[""][name] - drawn[who][name])
-            metrics[f"{prefix}/{name}_vs_{who}"] = Metric(_round(gap.value), _round(gap.se), n)
-            metrics[f"{prefix}/{name}_p_vs_{who}"] = Metric(_round(gap.p), n=n)
+            gap, draws = value[""][name] - value[who][name], drawn[""][name] - drawn[who][name]
+            metrics[f"{prefix}/{name}_vs_{who}"] = _metric(gap, draws, n)
+            metrics[f"{prefix}/{name}_p_vs_{who}"] = Metric(_round(stats.difference(float(gap), draws).p), n=n)
     return metrics
+
+
+def _metric(value: np.ndarray, draws: np.ndarray, n: int) -> Metric:
+    """A figure with its bootstrap error and 95% percentile interval."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Metric(_round(value), _round(stats.spread(draws)), n, low=_round(low), high=_round(high))
 
 
 def _nulls_of_base() -> dict[str, Metric]:

@@ -50,6 +50,8 @@ class Cell:
     p: float | None = None  # against the base, paired
     better: bool | None = None  # than the base
     reason: str | None = None
+    low: float | None = None  # of the 95% interval
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def _cell(model: str, metrics: Metrics | None, column: Column) -> Cell:
     better = None
     if gap and gap.value and column.better:
         better = (gap.value > 0) == (column.better == "up")
-    return Cell(metric.value, metric.se, p, better)
+    return Cell(metric.value, metric.se, p, better, low=metric.low, high=metric.high)
 
 
 def p_against_base(metrics: Metrics, key: str) -> float | None:
@@ -245,14 +247,14 @@ def control_key(key: str) -> str:
 
 def _control_cell(metrics: Metrics, key: str) -> Cell:
     metric = metrics.get(control_key(key))
-    return Cell(metric.value, metric.se, reason=metric.reason) if metric else Cell()
+    return Cell(metric.value, metric.se, reason=metric.reason, low=metric.low, high=metric.high) if metric else Cell()
 
 
 def _notes(sections: Sequence[Section]) -> list[str]:
     """What the marks mean, then one note for each reason of a missing figure."""
     notes = [
         "Percent, but words and repeats (mentions beyond the first of each object) per description; ± one standard error, "
-        "bootstrapped over images (mean F1: the mean of its three errors, an upper bound).",
+        "bootstrapped over images (mean F1: the mean of its three errors, an upper bound); 95% intervals are in results.csv.",
         "* p < 0.05, ** p < 0.01 against the base on the same images (McNemar for accuracy, else paired bootstrap), "
         "corrected for the number of comparisons in each table (Holm).",
         f"{CONTROL_LABEL}: the base's descriptions cut to the mean length of the model above it.",
@@ -287,14 +289,16 @@ def write(table: Table, folder: Path | str) -> None:
             file.write(text)
     with atomic_write(folder / "results.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["section", "model", "row", "metric", "value", "se", "p_vs_base", "reason"])
+        writer.writerow(["section", "model", "row", "metric", "value", "se", "low", "high", "p_vs_base", "reason"])
         for section in table.sections:
             for row in section.rows:
                 for column, cell in zip(section.columns, row.cells, strict=True):
                     if cell != Cell():
                         key = control_key(column.key) if row.control else column.key
                         kind = "control" if row.control else "model"
-                        writer.writerow([section.title, row.model, kind, key, cell.value, cell.se, cell.p, cell.reason])
+                        writer.writerow(
+                            [section.title, row.model, kind, key, cell.value, cell.se, cell.low, cell.high, cell.p, cell.reason]
+                        )
 
 
 def to_markdown(table: Table) -> str:
