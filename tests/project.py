@@ -26,7 +26,7 @@ def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(policy_folder, folder / "models/base")
     write_reward(folder / "models/reward")
-    write_params(folder, sample__images=images, csr__images=4, stic__describe__items=6, **changes)
+    write_params(folder, sample__images=images, csr__images=4, stic__describe__items=6, evaluate__benchmarks=["mme"], **changes)
     rng = np.random.default_rng(0)
     for name in ("sample", "instruct"):
         rows = [(f"{name}_{number}", _png(rng), None) for number in range(images)]
@@ -34,7 +34,27 @@ def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes
     turns = [Turn("Describe the following image.", "there is a dog."), Turn("is there a cat?", "no.")]
     conversations = [Conversation(f"c{number}", f"instruct_{number}", turns) for number in range(images)]
     write_records(folder / "data/instruct/conversations.jsonl", conversations)
+    write_benchmarks(folder / "data/benchmarks/test", rng)
     return folder
+
+
+def write_benchmarks(folder: Path, rng: np.random.Generator, images: int = 6) -> None:
+    """CHAIR's and POPE's files about a few images of dogs, and MME's about others."""
+    write_shards(folder / "images", [(str(number), _png(rng), None) for number in range(images)])
+    shown = [{"id": number, "file_name": f"{number}.png"} for number in range(images)]
+    dogs = [{"image_id": number, "category_id": 1} for number in range(images)]
+    instances = {"images": shown, "categories": [{"id": 1, "name": "dog"}], "annotations": dogs}
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "captions.json").write_text(json.dumps({"annotations": []}))
+    asked = [
+        {"question_id": n, "image": f"{n}.png", "text": "Is there a dog in the image?", "label": "yes"} for n in range(images)
+    ]
+    for split in ("random", "popular", "adversarial"):
+        (folder / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, asked)))
+    (folder / "mme/existence").mkdir(parents=True)
+    for number in range(images):
+        (folder / f"mme/existence/{number}.txt").write_text("Is there a dog?\tYes\nIs there a cat?\tNo\n")
+    write_shards(folder / "mme/images", [(f"existence/{number}", _png(rng), None) for number in range(images)])
 
 
 def write_params(folder: Path, **changes) -> None:

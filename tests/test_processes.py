@@ -1,4 +1,4 @@
-"""Two processes give what one gives: pairs and searches to the byte, adapters to 1e-5."""
+"""Two processes give what one gives: pairs, searches and answers to the byte, adapters to 1e-5."""
 
 import pytest
 from project import build_project, run_stage
@@ -11,6 +11,7 @@ STAGES = [
     ("describe_images",),
     ("train_sft",),
     ("search", "1", "base"),
+    ("evaluate", "base", "base", "--dar"),
 ]
 
 
@@ -25,7 +26,7 @@ def projects(tmp_path_factory, policy_folder):
     return folders
 
 
-@pytest.mark.parametrize("file", ["pairs/stic.jsonl", "pairs/csr-1.jsonl"])
+@pytest.mark.parametrize("file", ["pairs/stic.jsonl", "pairs/csr-1.jsonl", "answers/base.jsonl"])
 def test_data_are_equal_to_the_byte(projects, file):
     one, two = ((folder / "data" / file).read_bytes() for folder in projects)
     assert len(one.splitlines()) >= 3
