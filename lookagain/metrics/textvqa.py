@@ -9,7 +9,7 @@ are refused as unknown ids here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from lookagain.metrics import accuracy, official, vqa
@@ -28,6 +28,7 @@ OCR_FILES = ("TextVQA_Rosetta_OCR_v0.2_val.json",)
 SPLIT = "val"
 
 score = accuracy.score
+score_answer, tally = vqa.score_answer, vqa.tally
 
 
 def read(folder: Path, preset: PromptPreset) -> list[Question]:
@@ -58,16 +59,6 @@ def _ocr_tokens(folder: Path) -> dict[str, list[str]]:
 def unit(question: Question) -> str:
     """The image."""
     return question.image_id
-
-
-def score_answer(question: Question, response: str) -> float:
-    """The soft score, 0-1."""
-    return vqa.soft_score(response, json.loads(question.reference))
-
-
-def tally(questions: Sequence[Question], responses: Sequence[str]) -> tuple[float, ...]:
-    """Answers, their scores, and blank answers."""
-    return accuracy.count((score_answer(q, r), bool(r.strip())) for q, r in zip(questions, responses, strict=True))
 
 
 def summary(scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

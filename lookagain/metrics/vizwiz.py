@@ -9,7 +9,7 @@ where all ten people agree, and handles commas in another order.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from lookagain.metrics import accuracy, official, vqa
@@ -23,6 +23,7 @@ SOURCE = "https://vizwiz.org/tasks-and-datasets/vqa: val.json of Annotations.zip
 FILES = ("val.json", "Annotations/val.json")
 
 score = accuracy.score
+score_answer, tally = vqa.score_answer, vqa.tally
 
 
 def read(folder: Path, preset: PromptPreset) -> list[Question]:
@@ -48,16 +49,6 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
 def unit(question: Question) -> str:
     """The image."""
     return question.image_id
-
-
-def score_answer(question: Question, response: str) -> float:
-    """The soft score, 0-1."""
-    return vqa.soft_score(response, json.loads(question.reference))
-
-
-def tally(questions: Sequence[Question], responses: Sequence[str]) -> tuple[float, ...]:
-    """Answers, their scores, and blank answers."""
-    return accuracy.count((score_answer(q, r), bool(r.strip())) for q, r in zip(questions, responses, strict=True))
 
 
 def summary(scores_by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

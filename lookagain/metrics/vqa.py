@@ -12,10 +12,14 @@ Deviation: the original's entries with a capital ("Im", "Ive", "Id've", "I'dve")
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+
+from lookagain.metrics import accuracy
+from lookagain.records import Question
 
 ANSWERS = 10  # by different people, for each question
 
@@ -68,3 +72,13 @@ def soft_score(response: str, answers: Sequence[str]) -> float:
         return 0.0
     others = len(answers) - matches
     return (matches * min(1.0, (matches - 1) / 3) + others * min(1.0, matches / 3)) / len(answers)
+
+
+def score_answer(question: Question, response: str) -> float:
+    """The soft score, 0-1; `reference` is the JSON list of the human answers."""
+    return soft_score(response, json.loads(question.reference))
+
+
+def tally(questions: Sequence[Question], responses: Sequence[str]) -> tuple[float, ...]:
+    """Answers, their scores, and blank answers."""
+    return accuracy.count((score_answer(q, r), bool(r.strip())) for q, r in zip(questions, responses, strict=True))
