@@ -164,7 +164,6 @@ def kept(run: runtime.Run, name: str, make: Callable[[Path], None]) -> Path:
         temporary.mkdir(parents=True)
         make(temporary)
         temporary.rename(folder)
-        runtime.release_memory()
     return folder
 
 
@@ -189,6 +188,7 @@ def progress(track: tracking.Child) -> Iterator[Report]:
             bars.update(tasks[label], completed=step, description=f"{label}, loss {loss:.3f}")
             if step % 50 == 0 or step == steps:
                 track.metrics({f"{label.replace(' ', '_')}/loss": loss}, step)
+                runtime.release_memory()  # batches of many lengths leave holes behind
 
         yield report
 
