@@ -357,16 +357,16 @@ def _check_relations(params: Params, path: str) -> None:
         raise ParamsError(f"{path}: csr.search.candidates = {params.csr.search.candidates} must be 2 or more to make a pair")
     if params.evaluate.judge.base_url and not params.evaluate.judge.model:
         raise ParamsError(f"{path}: evaluate.judge.base_url is given, and no evaluate.judge.model: name the judge")
+    if params.policy.source == "world" and params.data.source != "world":
+        raise ParamsError(f"{path}: policy.source = world needs data.source = world, got {params.data.source}")
+    if params.reward.source == "world" and params.policy.source != "world":
+        raise ParamsError(f"{path}: reward.source = world needs policy.source = world; set reward.source: open_clip")
     if params.data.source == "coco":
         for name in params.evaluate.benchmarks:
             if name.removesuffix("_ranking") not in params.data.coco.benchmarks:
                 raise ParamsError(
                     f"{path}: evaluate.benchmarks names {name}, and data.coco.benchmarks does not say where it lies"
                 )
-    if params.policy.source == "world" and params.data.source != "world":
-        raise ParamsError(f"{path}: policy.source = world needs data.source = world, got {params.data.source}")
-    if params.reward.source == "world" and params.policy.source != "world":
-        raise ParamsError(f"{path}: reward.source = world needs policy.source = world; set reward.source: open_clip")
 
 
 def _dotted(where: str, key: Any) -> str:

@@ -58,6 +58,13 @@ def test_presets_have_the_same_keys():
         ({"csr__iterations": 2.5}, "csr.iterations = 2.5 is float, must be int"),
         ({"csr__search__temperature": 0.0}, "csr.search.temperature = 0"),
         ({"csr__search__candidates": 1}, "csr.search.candidates = 1"),
+        ({"evaluate__benchmarks": ["mmme"]}, "evaluate.benchmarks = 'mmme', allowed: scienceqa"),
+        ({"evaluate__benchmarks": ["mme", "mme"]}, "each entry once"),
+        ({"evaluate__judge__base_url": "https://x/v1"}, "name the judge"),
+        (
+            {"data__source": "coco", "policy__source": "hub", "reward__source": "open_clip", "evaluate__benchmarks": ["gqa"]},
+            "evaluate.benchmarks names gqa, and data.coco.benchmarks does not say where it lies",
+        ),
         ({"csr__images": 601}, "csr.images = 601 exceeds sample.images"),
         ({"sample__images": 5000}, "sample.images = 5000 exceeds data.world.pool_scenes"),
         ({"stic__dpo__learning_rate": -1e-4}, "stic.dpo.learning_rate"),
