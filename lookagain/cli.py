@@ -131,10 +131,11 @@ def compare(
     chosen = load_params()
     settings, folder = chosen.evaluate, Path("data/benchmarks") / chosen.evaluate.split
     images = BenchmarkImages(folder, chosen.data.max_image_pixels)
-    asked = settings.pope.suffix, settings.chair.prompt, images, settings.benchmarks, settings.prompts
-    annotations = read_annotations(folder, *asked)
-    answers = [read_records(f"data/answers/{model}.jsonl", Answer) for model in (first, second)]
-    metrics = score_model(annotations, *answers, None, Bootstrap(settings.bootstrap, chosen.seed))
+    annotations = read_annotations(
+        folder, settings.pope.suffix, settings.chair.prompt, images, settings.benchmarks, settings.prompts
+    )
+    mine, other = (read_records(f"data/answers/{model}.jsonl", Answer) for model in (first, second))
+    metrics = score_model(annotations, mine, other, None, Bootstrap(settings.bootstrap, chosen.seed))
     show(differences(metrics), first, second)
 
 

@@ -12,7 +12,10 @@ import inspect
 import os
 import runpy
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -21,7 +24,9 @@ from lookagain.params import load_params
 from lookagain.runtime import StageError, read_accelerate_config
 
 ONE_PROCESS = ("prepare_data", "prepare_policy", "sample_images", "report")  # stages whose other processes would only wait
-LAUNCHED = "LOOKAGAIN_LAUNCHED"  # set for the processes that do the work, so that they do not start others
+# Set for the processes that do the work, so that they do not start others: to 1, or, where they are several, to a file in which
+# they leave a user's error. They then end well: else Accelerate's launcher would print its own traceback above the one line.
+LAUNCHED = "LOOKAGAIN_LAUNCHED"
 # Memory that a step frees is taken again by the next; glibc would give it back to the system in between, page by page, which
 # costs small models on CPUs a third of their time. It reads these when a process starts.
 MALLOC = {
@@ -43,18 +48,42 @@ def main(arguments: list[str]) -> int:
             config = {key: value for key, value in config.items() if key == "use_cpu"}
         if LAUNCHED not in os.environ:
             set_environment(config)
-            os.environ |= {LAUNCHED: "1"} | ({"ACCELERATE_CONFIG": name} if config.get("num_processes") else {})
-            launcher = [] if plain(config) else ["accelerate.commands.launch", "--config_file", name, "-m"]
+            if not plain(config):
+                return run_processes(name, arguments)
+            os.environ[LAUNCHED] = "1"
             sys.stdout.flush()
-            os.execv(sys.executable, [sys.executable, "-m", *launcher, "lookagain.launch", *arguments])
+            os.execv(sys.executable, [sys.executable, "-m", "lookagain.launch", *arguments])
         run(arguments)
     except UserError as error:
+        if os.environ.get(LAUNCHED, "1") != "1":  # one of several processes: the one that started them says it, once
+            Path(os.environ[LAUNCHED]).write_text(str(error))
+            return 0
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def run_processes(config: str, arguments: list[str]) -> int:
+    """Run a stage in the processes of an Accelerate config; returns the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "error"
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "lookagain.launch"]
+        environment = os.environ | {LAUNCHED: str(said), "ACCELERATE_CONFIG": config}
+        sys.stdout.flush()
+        launcher = subprocess.Popen([*command, *arguments], env=environment)
+        signal.signal(signal.SIGTERM, lambda *_: launcher.terminate())
+        try:
+            code = launcher.wait()
+        except KeyboardInterrupt:  # the terminal told the launcher too
+            launcher.wait()
+            raise
+        if said.is_file():
+            print(f"error: {said.read_text()}", file=sys.stderr)
+            return 1
+    return abs(code)
 
 
 def default_config() -> str:

@@ -337,8 +337,8 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
     if kind in (int, float):
         low, high = BOUNDS.get(where.rpartition(".")[2], (0, math.inf))
         if not (math.isfinite(raw) and low <= raw <= high):
-            allowed = f"lie between {low:g} and {high:g}" if math.isfinite(high) else f"be finite and {low:g} or more"
-            raise ParamsError(f"{path}: {where} = {raw!r} must {allowed}")
+            bounds = f"lie between {low:g} and {high:g}" if math.isfinite(high) else f"be finite and {low:g} or more"
+            raise ParamsError(f"{path}: {where} = {raw!r} must {bounds}")
     return raw
 
 

@@ -20,7 +20,6 @@ TOY = """
 import json, os, time
 from dataclasses import dataclass
 from pathlib import Path
-from lookagain import launch as launcher
 from lookagain import runtime
 from lookagain.params import load_params
 
@@ -167,6 +166,14 @@ def test_a_bug_keeps_its_traceback_and_the_finished_batches(project):
     assert "Traceback" in done.stderr
     assert "a bug" in done.stderr
     assert len(list((project / ".resume").rglob("*.json"))) == 2
+
+
+def test_an_error_in_several_processes_is_one_line(project):
+    (project / "stages/toy.py").write_text(TOY.replace("def main(", "from lookagain.errors import UserError\ndef unused("))
+    with (project / "stages/toy.py").open("a") as file:
+        file.write('\n\ndef main():\n    with runtime.stage("toy", {}, []):\n        raise UserError("no such thing")\n')
+    done = launch(project, "toy", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    assert (done.returncode, done.stderr) == (1, "error: no such thing\n")
 
 
 def test_fewer_processes_than_asked_for_are_refused(tmp_path):
