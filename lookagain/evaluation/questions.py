@@ -45,7 +45,9 @@ class BenchmarkImages:
         """The place of a question's image."""
         return f"{self._part(question.benchmark)}//{question.image_id}"
 
-    def __contains__(self, image: tuple[str, str]) -> bool:
+    def __contains__(self, image: object) -> bool:
+        if not isinstance(image, tuple):
+            return False
         benchmark, image_id = image
         return image_id in self._store(self._part(benchmark))
 
