@@ -186,9 +186,9 @@ def test_two_models_are_compared_with_corrected_p_values():
         ("chair/recall", 0.5, 0.5),
         ("pope/random/accuracy", 0.03, pytest.approx(0.06)),
     ]
-    console = Console(width=120, file=io.StringIO(), color_system=None)
+    console = Console(width=80, file=io.StringIO(), color_system=None)
     compare.show(rows, "csr-1", "stic", console)
-    assert "20.0  30.0       -10.0  -12.0 to -8.0  0.02          0.06" in console.file.getvalue()
+    assert "20.0  30.0  -10.0  -12.0 to -8.0  0.02      0.06" in console.file.getvalue()
 
 
 def test_p_values_are_corrected_over_their_table():

@@ -38,8 +38,9 @@ def differences(metrics: Mapping[str, Metric]) -> list[Difference]:
 def show(rows: list[Difference], first: str, second: str, console: Console | None = None) -> None:
     """Print the differences; what is significant after correction is bold."""
     table = Table(title=f"{first} against {second}, on the same images", title_justify="left", box=None, pad_edge=False)
-    for column in ("", first, second, "difference", "95% interval", "p", "p, corrected"):
-        table.add_column(column, justify="left" if not column else "right")
+    table.add_column("", no_wrap=True)
+    for column in (first, second, "gap", "95% interval", "p", "p (Holm)"):
+        table.add_column(column, justify="right")
     for row in rows:
         value, gap = row.first.value or 0.0, row.gap.value or 0.0
         interval = f"{row.gap.low or 0.0:+.1f} to {row.gap.high or 0.0:+.1f}"
