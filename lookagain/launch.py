@@ -13,9 +13,11 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from lookagain.runtime import StageError, read_accelerate_config
 
 ONE_PROCESS = ("prepare_data", "prepare_policy", "sample_images", "report")  # stages whose other processes would only wait
 # Set for the processes that do the work, so that they do not start others: to 1, or, where they are several, to a file in which
-# they leave a user's error. They then end well: else Accelerate's launcher would print its own traceback above the one line.
+# they leave a user's error. They end well then: else Accelerate's launcher would print its own traceback above the one line.
 LAUNCHED = "LOOKAGAIN_LAUNCHED"
 # Memory that a step frees is taken again by the next; glibc would give it back to the system in between, page by page, which
 # costs small models on CPUs a third of their time. It reads these when a process starts.
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> int:
         if LAUNCHED not in os.environ:
             set_environment(config)
             if not plain(config):
-                return run_processes(name, arguments)
+                return run_processes(name, config, arguments)
             os.environ[LAUNCHED] = "1"
             sys.stdout.flush()
             os.execv(sys.executable, [sys.executable, "-m", "lookagain.launch", *arguments])
@@ -61,29 +63,66 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        if os.environ.get(LAUNCHED, "1") == "1":
+            print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
 
 
-def run_processes(config: str, arguments: list[str]) -> int:
-    """Run a stage in the processes of an Accelerate config; returns the exit code."""
+def run_processes(name: str, config: dict, arguments: list[str]) -> int:
+    """Run a stage in the processes of an Accelerate config, and end all if one fails; returns the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "error"
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "lookagain.launch"]
-        environment = os.environ | {LAUNCHED: str(said), "ACCELERATE_CONFIG": config}
+        environment = os.environ | {LAUNCHED: str(said), "ACCELERATE_CONFIG": name}
         sys.stdout.flush()
-        launcher = subprocess.Popen([*command, *arguments], env=environment)
-        signal.signal(signal.SIGTERM, lambda *_: launcher.terminate())
+        processes = [subprocess.Popen(command, env=environment | own) for command, own in commands(name, config, arguments)]
+        signal.signal(signal.SIGTERM, lambda *_: end(processes))
         try:
-            code = launcher.wait()
-        except KeyboardInterrupt:  # the terminal told the launcher too
-            launcher.wait()
+            code = wait_for(processes, said)
+        except KeyboardInterrupt:  # the terminal told them too
+            end(processes)
             raise
         if said.is_file():
             print(f"error: {said.read_text()}", file=sys.stderr)
-            return 1
-    return abs(code)
+    return code
+
+
+def commands(name: str, config: dict, arguments: list[str]) -> list[tuple[list[str], dict[str, str]]]:
+    """What to start, each with its environment: Accelerate's launcher, or, for one machine's CPUs, the processes themselves.
+
+    The launcher imports torch first; without it every stage starts seconds earlier.
+    """
+    stage = ["lookagain.launch", *arguments]
+    if not config.get("use_cpu") or config.get("num_machines", 1) > 1:
+        return [([sys.executable, "-m", "accelerate.commands.launch", "--config_file", name, "-m", *stage], {})]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    count = config["num_processes"]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [{key: str(value) for key, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()} for rank in range(count)]
+    return [([sys.executable, "-m", *stage], rank) for rank in ranks]
+
+
+def wait_for(processes: list[subprocess.Popen], said: Path) -> int:
+    """The exit code of processes that end together: that of the first that fails, upon which the others are ended."""
+    while any(process.poll() is None for process in processes):
+        if said.is_file() or any(process.poll() for process in processes):
+            failed = [f"{rank} ({process.poll()})" for rank, process in enumerate(processes) if process.poll()]
+            end(processes)
+            if failed and not said.is_file():
+                print(f"process {', '.join(failed)} of {len(processes)} failed, the others were ended", file=sys.stderr)
+            break
+        time.sleep(0.05)
+    return 1 if said.is_file() or any(process.wait() for process in processes) else 0
+
+
+def end(processes: list[subprocess.Popen]) -> None:
+    """End processes that still run, and wait until they have."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
 
 
 def default_config() -> str:
