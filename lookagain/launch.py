@@ -1,6 +1,6 @@
 """Run a stage: `python -m lookagain.launch STAGE [ARGUMENTS]` calls `main(*ARGUMENTS)` of stages/STAGE.py.
 
-The stage runs under `accelerate launch` with the config that ACCELERATE_CONFIG names (configs/accelerate/): the variable, not a
+The stage runs in the processes of the Accelerate config that ACCELERATE_CONFIG names (configs/accelerate/): the variable, not a
 param, names the hardware, so that another machine does not invalidate the cache. Without it, a GPU gets one process, and a
 machine without one two processes on half the cores each: for small models that is nearly twice as fast as one on all of them.
 An error that its user can mend ends with one line and exit code 1; any other keeps its traceback.

@@ -191,6 +191,12 @@ def test_two_models_are_compared_with_corrected_p_values():
     assert "20.0  30.0  -10.0  -12.0 to -8.0  0.02      0.06" in console.file.getvalue()
 
 
+def test_the_contact_sheet_enlarges_small_images_into_a_grid(workspace):
+    sheet = examples.contact_sheet(next(workspace.glob("data/benchmarks/*/images")), 0, 10**6)
+    assert sheet.width > 6 * examples.SHEET_CELL
+    assert sheet.getpixel((1, 1)) != (255, 255, 255)
+
+
 def test_p_values_are_corrected_over_their_table():
     measured = {"base": {"chair/chair_s": Metric(30.0, 1.0, 10)}}
     measured |= {name: figures_of(20.0, p) for name, p in (("a", 0.01), ("b", 0.04), ("c", 0.03))}
