@@ -42,10 +42,12 @@ class Runtime:
 class WorldData:
     image_size: int
     policy_scenes: int
+    policy_charts: int
     instruct_scenes: int
     pool_scenes: int
     validation_scenes: int
     test_scenes: int
+    benchmark_questions: int
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
             "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates image_size "
             "max_sentence_tokens max_sentences max_new_tokens keep_top low_resolution bootstrap per_image test_scenes "
             "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images "
-            "runs concurrency"
+            "runs concurrency policy_charts benchmark_questions"
         ).split(),
         (1, math.inf),
     ),

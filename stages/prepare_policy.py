@@ -34,12 +34,14 @@ from lookagain.params import Params, flatten, load_params
 from lookagain.records import Conversation, Turn, atomic_write, read_records
 from lookagain.world import reward as reward_training
 from lookagain.world import splits
+from lookagain.world.charts import Chart
+from lookagain.world.labels import PATCH
 from lookagain.world.measure import measure
 from lookagain.world.optimise import Report
 from lookagain.world.pretrain import pretrain
 from lookagain.world.scenes import Scene
 from lookagain.world.tokenizer import build_processor, build_tokenizer
-from lookagain.world.tower import PATCH, tower_features, train_tower
+from lookagain.world.tower import tower_features, train_tower
 
 WORLD_INPUTS = ["data/policy", "data/instruct", "data/benchmarks/validation"]
 MEASURED_SCENES = 300
@@ -136,14 +138,16 @@ def aside(reward: Path | None, tower: Path, params: Params) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def training_data(noise_share: float, seed: int) -> tuple[list[Scene], list[list[Turn]], np.ndarray]:
-    """The scenes of the policy and the instruction split, a conversation about each, and their pixels."""
+def training_data(noise_share: float, seed: int) -> tuple[list[Scene | Chart], list[list[Turn]], np.ndarray]:
+    """The scenes of the policy and the instruction split and the charts, a conversation about each, and their pixels."""
     own, own_pixels = splits.read_split("data/policy")
     instruct, instruct_pixels = splits.read_split("data/instruct")
+    charts, chart_pixels = splits.read_chart_split("data/policy/charts")
     given = {record.image_id: record.turns for record in read_records("data/instruct/conversations.jsonl", Conversation)}
     conversations = [splits.training_conversation(scene, noise_share, seed) for scene in own]
     conversations += [given[scene.image_id] for scene in instruct]
-    return own + instruct, conversations, np.concatenate([own_pixels, instruct_pixels])
+    conversations += [splits.training_chart_conversation(chart, seed) for chart in charts]
+    return [*own, *instruct, *charts], conversations, np.concatenate([own_pixels, instruct_pixels, chart_pixels])
 
 
 def measured(model: Any, processor: Any, scenes: list[Scene], pixels: np.ndarray, seed: int) -> dict[str, float]:

@@ -15,7 +15,8 @@ from PIL import Image
 from lookagain import prompts
 from lookagain.seeds import derive
 from lookagain.world.art import NAMES
-from lookagain.world.language import DESCRIBE, plural
+from lookagain.world.conversations import DESCRIBE
+from lookagain.world.language import plural
 from lookagain.world.scenes import Scene
 
 BATCH = 100

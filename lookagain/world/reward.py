@@ -27,6 +27,7 @@ from lookagain.records import atomic_write
 from lookagain.seeds import derive
 from lookagain.world import splits
 from lookagain.world import tower as towers
+from lookagain.world.labels import PATCH
 from lookagain.world.language import absent, caption, cell_sentence, places, setting_sentence
 from lookagain.world.optimise import Report, minimise
 from lookagain.world.scenes import Scene
@@ -47,7 +48,7 @@ def model_config(image_size: int, tokenizer: PreTrainedTokenizerFast) -> dict:
             "custom_text": True,
             "vision_cfg": {
                 "image_size": image_size,
-                "patch_size": towers.PATCH,
+                "patch_size": PATCH,
                 "width": towers.WIDTH,
                 "layers": towers.LAYERS + 1,
                 "head_width": towers.WIDTH // towers.HEADS,
