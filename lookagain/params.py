@@ -26,6 +26,8 @@ BenchmarkName = Literal[
     "scienceqa", "textvqa", "chartqa", "mmbench", "mmbench_cn", "mathvista", "mme", "seedbench", "seedbench_ranking", "vizwiz",
     "gqa", "pragmatics", "llava_bench", "mmvet", "shr", "contextual",
 ]  # fmt: skip
+# Those that the world writes files of about its own scenes and charts.
+WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
 
 
 class ParamsError(UserError):
@@ -363,6 +365,13 @@ def _check_relations(params: Params, path: str) -> None:
         raise ParamsError(f"{path}: policy.source = world needs data.source = world, got {params.data.source}")
     if params.reward.source == "world" and params.policy.source != "world":
         raise ParamsError(f"{path}: reward.source = world needs policy.source = world; set reward.source: open_clip")
+    if params.data.source == "world":
+        for name in params.evaluate.benchmarks:
+            if name not in WORLD_BENCHMARKS:
+                raise ParamsError(
+                    f"{path}: evaluate.benchmarks names {name}, which the world has no files of; with data.source = world: "
+                    + ", ".join(WORLD_BENCHMARKS)
+                )
     if params.data.source == "coco":
         for name in params.evaluate.benchmarks:
             if name.removesuffix("_ranking") not in params.data.coco.benchmarks:

@@ -207,7 +207,8 @@ def chart_conversation(chart: Chart, rng: np.random.Generator) -> list[Turn]:
     """Training turns about a chart: a tenth are a description alone, the others three questions, mostly in ChartQA's format."""
     if rng.random() < 0.1:
         return [Turn(_one(DESCRIBE, rng), chart_description(chart))]
-    asked = [lookups.value(chart, rng), lookups.color(chart, rng), lookups.bar_count(chart)]
+    first, second = rng.permutation(len(chart.bars))[:2]  # different bars: neither answer is in the other question
+    asked = [lookups.value(chart.bars[first]), lookups.color(chart.bars[second]), lookups.bar_count(chart)]
     turns = [lookups.short(one, ONE_WORD) if rng.random() < 0.7 else Turn(one.question, sentence(one.answer)) for one in asked]
     return [turns[number] for number in rng.permutation(len(turns))]
 

@@ -74,7 +74,7 @@ def _scene_words(scene: Scene, first: np.ndarray, second: np.ndarray) -> None:
     for thing in scene.things:
         x, y, width, height = thing.box
         inside = (2 * (columns - x) / width - 1) ** 2 + (2 * (rows - y) / height - 1) ** 2 < 1.15
-        first[inside], second[inside] = _FIRST[thing.name], cell_of(thing, scene.size)
+        first[inside], second[inside] = _FIRST[thing.name], cell_of(thing.box, scene.size)
     if scene.sign:
         inside = _in_box(scene.sign.box, len(first))
         first[inside], second[inside] = _FIRST[DIGITS[scene.sign.digit]], _SECOND["sign"]

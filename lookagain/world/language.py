@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lookagain.world.art import INDEX, NAMES
-from lookagain.world.scenes import SCENE_TYPES, Scene, Thing, plausibility
+from lookagain.world.scenes import SCENE_TYPES, Scene, plausibility
 
 CELLS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -44,16 +44,16 @@ def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def cell_of(thing: Thing, size: int) -> int:
-    """The cell, as an index of `CELLS`, that holds the centre of an object."""
-    x, y, width, height = thing.box
+def cell_of(box: tuple[int, int, int, int], size: int) -> int:
+    """The cell, as an index of `CELLS`, that holds the centre of a box (x, y, width, height)."""
+    x, y, width, height = box
     column, row = int((x + width / 2) * 3 / size), int((y + height / 2) * 3 / size)
     return min(row, 2) * 3 + min(column, 2)
 
 
 def places(scene: Scene) -> dict[str, int]:
     """Each category's cell, that of its first instance in reading order; the categories are in reading order too."""
-    cells = sorted((cell_of(thing, scene.size), order) for order, thing in enumerate(scene.things))
+    cells = sorted((cell_of(thing.box, scene.size), order) for order, thing in enumerate(scene.things))
     first: dict[str, int] = {}
     for cell, order in cells:
         first.setdefault(scene.things[order].name, cell)

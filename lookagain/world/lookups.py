@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lookagain.records import Turn
-from lookagain.world.charts import BARS, COLORS, VALUES, Chart
+from lookagain.world.charts import BARS, COLORS, VALUES, Bar, Chart
 from lookagain.world.language import CELLS, NUMBERS, absent, cell_of, cell_sentence, plural, sentence, with_article
 from lookagain.world.scenes import SCENE_TYPES, TYPES, Scene
 from lookagain.world.signs import DIGITS
@@ -74,7 +74,7 @@ class Options(NamedTuple):
 def alone(scene: Scene) -> dict[str, int]:
     """The cells of the categories that a scene shows once."""
     names = [thing.name for thing in scene.things]
-    return {thing.name: cell_of(thing, scene.size) for thing in scene.things if names.count(thing.name) == 1}
+    return {thing.name: cell_of(thing.box, scene.size) for thing in scene.things if names.count(thing.name) == 1}
 
 
 def count_of(scene: Scene, name: str) -> int:
@@ -103,14 +103,20 @@ def where(scene: Scene, rng: np.random.Generator) -> Asked | None:
 
 def contents(scene: Scene, rng: np.random.Generator) -> Asked | None:
     """What is in a cell that holds one category; None if there is no such cell."""
+    held = single_contents(scene)
+    if not held:
+        return None
+    cell = sorted(held)[rng.integers(len(held))]
+    return Asked(CONTENTS.format(CELLS[cell]), held[cell])
+
+
+def single_contents(scene: Scene) -> dict[int, str]:
+    """The cells that hold one category and no sign, with it."""
     held: dict[int, set[str]] = {}
     for thing in scene.things:
-        held.setdefault(cell_of(thing, scene.size), set()).add(thing.name)
-    cells = sorted(cell for cell, names in held.items() if len(names) == 1)
-    if not cells:
-        return None
-    cell = cells[rng.integers(len(cells))]
-    return Asked(CONTENTS.format(CELLS[cell]), next(iter(held[cell])))
+        held.setdefault(cell_of(thing.box, scene.size), set()).add(thing.name)
+    taken = cell_of(scene.sign.box, scene.size) if scene.sign else None
+    return {cell: next(iter(names)) for cell, names in held.items() if len(names) == 1 and cell != taken}
 
 
 def place(scene: Scene) -> Asked:
@@ -138,23 +144,20 @@ def side(scene: Scene, rng: np.random.Generator) -> Asked | None:
 def lookups(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
     """At most `count` short open questions, none of which answers another: a category's place or a place's category, not both."""
     asked: dict[str, Asked | None] = {"place": place(scene), "number": number(scene, rng), "sign": sign(scene)}
-    cells = alone(scene)
-    for name, cell in cells.items():
-        held = {thing.name for thing in scene.things if cell_of(thing, scene.size) == cell}
-        by_place = len(held) == 1 and rng.random() < 0.5
+    held = single_contents(scene)
+    for name, cell in alone(scene).items():
+        by_place = held.get(cell) == name and rng.random() < 0.5
         asked[name] = Asked(CONTENTS.format(CELLS[cell]), name) if by_place else Asked(WHERE.format(name), CELLS[cell])
     return _packed([one for one in asked.values() if one], rng, count)
 
 
-def value(chart: Chart, rng: np.random.Generator) -> Asked:
+def value(bar: Bar) -> Asked:
     """The value of a bar."""
-    bar = chart.bars[rng.integers(len(chart.bars))]
     return Asked(VALUE.format(bar.color), VALUES[bar.value - 1])
 
 
-def color(chart: Chart, rng: np.random.Generator) -> Asked:
+def color(bar: Bar) -> Asked:
     """Which bar has a value."""
-    bar = chart.bars[rng.integers(len(chart.bars))]
     return Asked(BAR.format(bar.value), bar.color)
 
 
@@ -165,10 +168,7 @@ def bar_count(chart: Chart) -> Asked:
 
 def chart_lookups(chart: Chart, rng: np.random.Generator, count: int) -> list[Turn]:
     """At most `count` short questions about a chart: each bar's value or colour, and how many there are."""
-    asked = [
-        Asked(VALUE.format(bar.color), VALUES[bar.value - 1]) if rng.random() < 0.5 else Asked(BAR.format(bar.value), bar.color)
-        for bar in chart.bars
-    ]
+    asked = [(value if rng.random() < 0.5 else color)(bar) for bar in chart.bars]
     return _packed([*asked, bar_count(chart)], rng, count)
 
 

@@ -171,8 +171,9 @@ def chartqa(folder: Path, charts: Sequence[Chart], count: int, seed: int) -> Non
     rows: dict[str, list[dict]] = {"human": [], "augmented": []}
     for number, chart in enumerate(charts[: count // 2]):
         rng = np.random.default_rng(derive(seed, "chartqa", chart.id))
-        human = lookups.bar_count(chart) if number % 3 == 0 else lookups.color(chart, rng)
-        for kind, asked in (("human", human), ("augmented", lookups.value(chart, rng))):
+        first, second = (chart.bars[place] for place in rng.permutation(len(chart.bars))[:2])
+        human = lookups.bar_count(chart) if number % 3 == 0 else lookups.color(first)
+        for kind, asked in (("human", human), ("augmented", lookups.value(second))):
             rows[kind].append({"imgname": f"{chart.image_id}.png", "query": asked.question, "label": asked.answer})
     for kind, entries in rows.items():
         _write(folder / f"test_{kind}.json", json.dumps(entries))
@@ -239,6 +240,8 @@ def _drawn(
         made = ask(scene, np.random.default_rng(derive(seed, benchmark, kind, scene.id)))
         if made is not None:
             groups.setdefault(balanced(made) if balanced else "", []).append((scene, made))
+        if balanced is None and len(groups.get("", ())) == count:
+            break
     turns = [(row, name) for name, group in sorted(groups.items()) for row in range(len(group))]
     return [groups[name][row] for row, name in sorted(turns)[:count]]
 
