@@ -262,12 +262,13 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "warmup_ratio": (0, 1),
     "lora_dropout": (0, 0.999),
     "iterations": (1, MAX_CSR_ITERATIONS),
+    "benchmark_questions": (10, math.inf),  # MME has five kinds of two questions
     **dict.fromkeys(
         (
             "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates image_size "
             "max_sentence_tokens max_sentences max_new_tokens keep_top low_resolution bootstrap per_image test_scenes "
             "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images "
-            "runs concurrency policy_charts benchmark_questions"
+            "runs concurrency policy_charts"
         ).split(),
         (1, math.inf),
     ),

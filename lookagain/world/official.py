@@ -168,6 +168,8 @@ def textvqa(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> Sho
 
 def chartqa(folder: Path, charts: Sequence[Chart], count: int, seed: int) -> None:
     """test_human.json and test_augmented.json, into the folder that holds the charts' images."""
+    if not charts:
+        return
     rows: dict[str, list[dict]] = {"human": [], "augmented": []}
     for number, chart in enumerate(charts[: count // 2]):
         rng = np.random.default_rng(derive(seed, "chartqa", chart.id))
