@@ -22,7 +22,7 @@ from lookagain.world.tower import _flipped
 
 # The dog's ellipse holds the patch centres (36, 36), (36, 44), (44, 36) and (44, 44); the sign's box those at 4 and 12.
 SCENE = Scene(1, "snow", "seen", 64, (Thing("dog", (32, 32, 16, 16)),), Sign(7, (0, 0, 16, 16)))
-CHART = Chart(2, 64, (Bar("red", 1, (4, 56, 10, 6)), Bar("blue", 2, (40, 50, 8, 12))))
+CHART = Chart(2, 64, (Bar("red", 1, (5, 56, 10, 6)), Bar("blue", 2, (40, 50, 8, 12))))
 
 
 def words(one):
