@@ -26,6 +26,8 @@ BenchmarkName = Literal[
     "scienceqa", "textvqa", "chartqa", "mmbench", "mmbench_cn", "mathvista", "mme", "seedbench", "seedbench_ranking", "vizwiz",
     "gqa", "pragmatics", "llava_bench", "mmvet", "shr", "contextual",
 ]  # fmt: skip
+# Those that the world writes files of about its own scenes and charts.
+WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
 
 
 class ParamsError(UserError):
@@ -42,10 +44,12 @@ class Runtime:
 class WorldData:
     image_size: int
     policy_scenes: int
+    policy_charts: int
     instruct_scenes: int
     pool_scenes: int
     validation_scenes: int
     test_scenes: int
+    benchmark_questions: int
 
 
 @dataclass(frozen=True)
@@ -258,12 +262,13 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "warmup_ratio": (0, 1),
     "lora_dropout": (0, 0.999),
     "iterations": (1, MAX_CSR_ITERATIONS),
+    "benchmark_questions": (10, math.inf),  # MME has five kinds of two questions
     **dict.fromkeys(
         (
             "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates image_size "
             "max_sentence_tokens max_sentences max_new_tokens keep_top low_resolution bootstrap per_image test_scenes "
             "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images "
-            "runs concurrency"
+            "runs concurrency policy_charts"
         ).split(),
         (1, math.inf),
     ),
@@ -361,6 +366,13 @@ def _check_relations(params: Params, path: str) -> None:
         raise ParamsError(f"{path}: policy.source = world needs data.source = world, got {params.data.source}")
     if params.reward.source == "world" and params.policy.source != "world":
         raise ParamsError(f"{path}: reward.source = world needs policy.source = world; set reward.source: open_clip")
+    if params.data.source == "world":
+        for name in params.evaluate.benchmarks:
+            if name not in WORLD_BENCHMARKS:
+                raise ParamsError(
+                    f"{path}: evaluate.benchmarks names {name}, which the world has no files of; with data.source = world: "
+                    + ", ".join(WORLD_BENCHMARKS)
+                )
     if params.data.source == "coco":
         for name in params.evaluate.benchmarks:
             if name.removesuffix("_ranking") not in params.data.coco.benchmarks:

@@ -24,7 +24,7 @@ from lookagain.images import ImageError, ImageStore, list_images, write_shards
 from lookagain.params import Data, Params, flatten, load_params
 from lookagain.records import Conversation, Turn, atomic_write, write_records
 from lookagain.seeds import derive
-from lookagain.world import splits
+from lookagain.world import official, splits
 
 POPE_FILES = [f"coco_pope_{split}.json" for split in ("random", "popular", "adversarial")]
 ORIGINS = {
@@ -69,9 +69,13 @@ def prepare_world(params: Params) -> dict[str, int]:
         "test": ("data/benchmarks/test", world.test_scenes),
     }
     scenes = {split: splits.write_split(folder, split, n, world.image_size, seed) for split, (folder, n) in folders.items()}
+    splits.write_charts("data/policy/charts", "policy", world.policy_charts, world.image_size, seed)
     splits.write_conversations("data/instruct/conversations.jsonl", scenes["instruct"], params.policy.world.noise_share, seed)
     for split in ("validation", "test"):
-        splits.write_benchmarks(folders[split][0], scenes[split], params.evaluate.pope.per_image, seed)
+        folder, asked = folders[split][0], world.benchmark_questions
+        splits.write_benchmarks(folder, scenes[split], params.evaluate.pope.per_image, seed)
+        charts = splits.write_charts(f"{folder}/chartqa", split, asked // 2, world.image_size, seed)
+        official.write_suite(folder, scenes[split], charts, asked, seed)
     return {split: len(drawn) for split, drawn in scenes.items()}
 
 

@@ -31,13 +31,15 @@ from lookagain.params import Params, flatten, load_params
 from lookagain.records import Conversation, Turn, atomic_write, read_records
 from lookagain.seeds import derive
 from lookagain.world import splits
+from lookagain.world.charts import Chart
+from lookagain.world.labels import PATCH
 from lookagain.world.measure import measure, responses
 from lookagain.world.optimise import Report
 from lookagain.world.pretrain import pretrain
 from lookagain.world.reward import measure_reward, save_reward, train_reward
 from lookagain.world.scenes import Scene
 from lookagain.world.tokenizer import build_processor, build_tokenizer
-from lookagain.world.tower import PATCH, tower_features, train_tower
+from lookagain.world.tower import tower_features, train_tower
 
 WORLD_INPUTS = ["data/policy", "data/instruct", "data/benchmarks/validation"]
 MEASURED_SCENES, MEASURED_BATCH = 300, 100
@@ -105,16 +107,17 @@ def trained(
 ) -> tuple[Path, Path | None]:
     """The folders of the base and of the reward, if that is the world's; `shown` are scenes and pixels to measure it on."""
     settings, seed, device = params.policy.world, params.seed, run.device
-    scenes, conversations, pixels = training_data(settings.noise_share, seed)
+    images, conversations, pixels = training_data(settings.noise_share, seed)
+    scenes = [image for image in images if isinstance(image, Scene)]  # they come first: the reward knows no charts
     steps = (settings.align_steps, settings.max_yesno_steps, settings.mixed_steps)
 
     def make_base() -> LlavaForConditionalGeneration:
         tokenizer, enough = processor.tokenizer, settings.yesno_loss
-        return pretrain(tower, tokenizer, features, scenes, conversations, steps, enough, seed, report)
+        return pretrain(tower, tokenizer, features, images, conversations, steps, enough, seed, report)
 
     def make_reward() -> Reward:
         world = params.reward.world
-        clip, tokenizer = train_reward(tower, features, scenes, world.steps, world.batch_size, seed, report)
+        clip, tokenizer = train_reward(tower, features[: len(scenes)], scenes, world.steps, world.batch_size, seed, report)
         return clip, tokenizer, measure_reward(clip, tokenizer, tower_features(tower, shown[1]), shown[0], seed)
 
     def save_tower(tower: CLIPVisionModel, folder: Path) -> None:
@@ -124,7 +127,7 @@ def trained(
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    kept_tower = kept(run, "tower", lambda: train_tower(pixels, scenes, settings.tower_steps, seed, report, device), save_tower)
+    kept_tower = kept(run, "tower", lambda: train_tower(pixels, images, settings.tower_steps, seed, report, device), save_tower)
     tower = CLIPVisionModel.from_pretrained(kept_tower).to(device).eval().requires_grad_(False)
     features = tower_features(tower, pixels)
     runtime.release_memory()
@@ -139,14 +142,16 @@ def save_made_reward(made: Reward, folder: Path) -> None:
     write_json(folder, "reward.json", {"model": "local-dir:models/reward", "pretrained": None, "metrics": figures})
 
 
-def training_data(noise_share: float, seed: int) -> tuple[list[Scene], list[list[Turn]], np.ndarray]:
-    """The scenes of the policy and the instruction split, a conversation about each, and their pixels."""
+def training_data(noise_share: float, seed: int) -> tuple[list[Scene | Chart], list[list[Turn]], np.ndarray]:
+    """The scenes of the policy and the instruction split and the charts, a conversation about each, and their pixels."""
     own, own_pixels = splits.read_split("data/policy")
     instruct, instruct_pixels = splits.read_split("data/instruct")
+    charts, chart_pixels = splits.read_chart_split("data/policy/charts")
     given = {record.image_id: record.turns for record in read_records("data/instruct/conversations.jsonl", Conversation)}
     conversations = [splits.training_conversation(scene, noise_share, seed) for scene in own]
     conversations += [given[scene.image_id] for scene in instruct]
-    return own + instruct, conversations, np.concatenate([own_pixels, instruct_pixels])
+    conversations += [splits.training_chart_conversation(chart, seed) for chart in charts]
+    return [*own, *instruct, *charts], conversations, np.concatenate([own_pixels, instruct_pixels, chart_pixels])
 
 
 def measured(

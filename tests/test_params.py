@@ -60,6 +60,8 @@ def test_presets_have_the_same_keys():
         ({"csr__search__candidates": 1}, "csr.search.candidates = 1"),
         ({"evaluate__benchmarks": ["mmme"]}, "evaluate.benchmarks = 'mmme', allowed: scienceqa"),
         ({"evaluate__benchmarks": ["mme", "mme"]}, "each entry once"),
+        ({"evaluate__benchmarks": ["mme", "vizwiz"]}, "evaluate.benchmarks names vizwiz, which the world has no files of"),
+        ({"data__world__benchmark_questions": 9}, "data.world.benchmark_questions = 9 must be finite and 10 or more"),
         ({"evaluate__judge__base_url": "https://x/v1"}, "name the judge"),
         (
             {"data__source": "coco", "policy__source": "hub", "reward__source": "open_clip", "evaluate__benchmarks": ["gqa"]},

@@ -1,7 +1,6 @@
 """The world's scenes, language, tokenizer and benchmark files."""
 
 import io
-import re
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ from PIL import Image
 from lookagain import prompts
 from lookagain.metrics import chair, pope
 from lookagain.records import Conversation, read_records
-from lookagain.world import benchmarks, language, splits
+from lookagain.world import benchmarks, conversations, language, splits
 from lookagain.world.art import CATEGORIES, NAMES, sprites
+from lookagain.world.charts import COLORS, draw_chart
 from lookagain.world.scenes import SCENE_TYPES, Scene, Thing, draw_scene, plausibility, read_coco, to_jpeg
 from lookagain.world.tokenizer import build_processor, build_tokenizer
 
@@ -61,6 +61,37 @@ def test_categories_are_cocos():
         assert plausibility(kind).sum() == pytest.approx(1)
 
 
+def test_signs_leave_the_scene_as_it_is_and_cover_little(monkeypatch):
+    drawn = [draw_scene(0, "policy", index, 64) for index in range(60)]
+    signed = [(image, scene) for image, scene in drawn if scene.sign]
+    assert 10 <= len(signed) <= 26
+    monkeypatch.setattr("lookagain.world.scenes.SIGN_SHARE", 0.0)
+    for image, scene in signed:
+        plain, without = draw_scene(0, "policy", scene.id - 1_000_000, 64)
+        x, y, width, height = scene.sign.box
+        different = np.argwhere((np.asarray(image) != np.asarray(plain)).any(2))
+        assert (without.things, without.type, without.sign) == (scene.things, scene.type, None)
+        assert ((different >= (y, x)) & (different < (y + height, x + width))).all()
+        assert 0 <= x <= 64 - width
+        assert 0 <= y <= 64 - height
+        for left, top, wide, high in (thing.box for thing in scene.things):
+            shared = max(0, min(x + 16, left + wide) - max(x, left)) * max(0, min(y + 16, top + high) - max(y, top))
+            assert shared <= 0.22 * min(16 * 16, wide * high)
+
+
+def test_charts_have_bars_of_different_colours_and_heights():
+    for index in range(20):
+        image, chart = draw_chart(0, "test", index, 64)
+        assert 2 <= len(chart.bars) == len({bar.color for bar in chart.bars}) == len({bar.value for bar in chart.bars}) <= 4
+        pixels = np.asarray(image, dtype=int)
+        for bar in chart.bars:
+            x, y, width, height = bar.box
+            assert (height, y + height) == (6 * bar.value, 62)
+            assert np.abs(pixels[y : y + height, x : x + width] - COLORS[bar.color]).max() < 60
+            assert (pixels[y - 1, x : x + width] > 200).all()
+    assert draw_chart(0, "test", 3, 64)[1] == draw_chart(0, "test", 3, 64)[1] != draw_chart(0, "policy", 3, 64)[1]
+
+
 def test_jpeg_keeps_pixels_near():
     image, _ = draw_scene(0, "pool", 1, 64)
     with Image.open(io.BytesIO(to_jpeg(image))) as stored:
@@ -101,24 +132,17 @@ def test_yes_no_answers_are_true(scenes):
     rng = np.random.default_rng(0)
     labels = []
     for scene in scenes:
-        for turn in [*language.questions(scene, 3, rng), *language.packed_questions(scene, rng)]:
+        for turn in [*conversations.questions(scene, 3, rng), *conversations.packed_questions(scene, rng)]:
             noun = chair.mentions(turn.prompt.split("?")[0])
             labels.append(pope.parse_answer(turn.response))
             assert labels[-1] == ("yes" if noun[0] in scene.names() else "no")
     assert 0.4 < np.mean([label == "yes" for label in labels]) < 0.6
 
 
-def test_choice_names_the_letter_of_what_is_there(scenes):
-    for scene in scenes:
-        turn = language.choice(scene, np.random.default_rng(2))
-        options = dict(re.findall(r"^([A-D])\. (.+)$", turn.prompt, re.M))
-        assert [letter for letter, name in options.items() if name in scene.names()] == [turn.response]
-
-
 def test_tokenizer_knows_all_prompts_and_round_trips(scenes):
     tokenizer = build_tokenizer()
     rng = np.random.default_rng(0)
-    turns = [turn for scene in scenes for turn in language.conversation(scene, rng, 0.5)]
+    turns = [turn for scene in scenes for turn in conversations.conversation(scene, rng, 0.5)]
     papers = [*prompts.STIC_CAPTION, *prompts.STIC_BAD, prompts.STIC_STEP_BY_STEP, *prompts.CSR_DESCRIBE]
     texts = [*papers, *(text for turn in turns for text in (turn.prompt, turn.response))]
     for text in texts:
@@ -175,6 +199,7 @@ def test_adversarial_questions_ask_for_what_occurs_together():
 
 def test_written_split_reads_back(tmp_path):
     scenes = splits.write_split(tmp_path / "test", "test", 6, 64, 0)
+    charts = splits.write_charts(tmp_path / "charts", "test", 3, 64, 0)
     splits.write_benchmarks(tmp_path / "test", scenes, 3, 0)
     splits.write_conversations(tmp_path / "test" / "conversations.jsonl", scenes, 0.5, 0)
     read, pixels = splits.read_split(tmp_path / "test")
@@ -184,3 +209,20 @@ def test_written_split_reads_back(tmp_path):
     assert truth == {scene.image_id: frozenset(scene.names()) for scene in scenes}
     assert pope.read_file(tmp_path / "test" / "coco_pope_random.json")
     assert len(read_records(tmp_path / "test" / "conversations.jsonl", Conversation)) == 6
+    read_charts, pixels = splits.read_chart_split(tmp_path / "charts")
+    assert read_charts == charts
+    assert pixels.shape == (3, 64, 64, 3)
+
+
+def test_infused_descriptions_are_in_the_base_alone(tmp_path):
+    scenes = [draw_scene(0, "instruct", index, 64)[1] for index in range(200)]
+    splits.write_conversations(tmp_path / "instruct.jsonl", scenes, 0.5, 0)
+    written = [record.turns for record in read_records(tmp_path / "instruct.jsonl", Conversation)]
+    trained = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
+    assert not any("Image description" in turn.prompt for turns in written for turn in turns)
+    changed = [(before, after) for before, after in zip(written, trained, strict=True) if before != after]
+    assert changed
+    for before, after in changed:
+        assert after[0].prompt.startswith("Image description: The image shows")
+        assert after[0].prompt.endswith("\n" + before[0].prompt)
+        assert after[1:] == before[1:]

@@ -11,11 +11,13 @@ from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGene
 
 from lookagain.policy import Lineage, Policy
 from lookagain.world import pretrain, reward, splits
+from lookagain.world.charts import draw_chart
+from lookagain.world.labels import PATCH
 from lookagain.world.measure import hallucination
 from lookagain.world.optimise import minimise
 from lookagain.world.scenes import draw_scene
 from lookagain.world.tokenizer import build_processor, build_tokenizer
-from lookagain.world.tower import BACKGROUND, PATCH, normalised, patch_labels, tower_features, train_tower
+from lookagain.world.tower import normalised, tower_features, train_tower
 
 
 def silent(label, step, steps, loss):
@@ -25,7 +27,10 @@ def silent(label, step, steps, loss):
 @pytest.fixture(scope="module")
 def world():
     """16 scenes, their pixels, and a tower of two steps as it is loaded again."""
-    drawn = [draw_scene(0, "policy", index, 64) for index in range(16)]
+    return trained([draw_scene(0, "policy", index, 64) for index in range(16)])
+
+
+def trained(drawn):
     scenes, pixels = [scene for _, scene in drawn], np.stack([np.asarray(image) for image, _ in drawn])
     return scenes, pixels, train_tower(pixels, scenes, 2, 0, silent)
 
@@ -47,11 +52,23 @@ def test_tower_training_depends_on_seed_and_steps_alone(world):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_patch_labels_are_where_objects_are(world):
-    scenes, _, _ = world
-    categories, cells = patch_labels(scenes)
-    assert categories.shape == cells.shape == (16, 64)
-    assert ((categories == BACKGROUND) == (cells == pretrain.IGNORED)).all()
+def test_base_learns_from_charts_too(monkeypatch):
+    """All phases with charts among the scenes, a part of the packed questions open."""
+    shown, pixels, tower = trained([draw(0, "policy", index, 64) for draw in (draw_scene, draw_chart) for index in range(4)])
+    conversations = [splits.training_conversation(scene, 0.5, 0) for scene in shown[:4]]
+    conversations += [splits.training_chart_conversation(chart, 0) for chart in shown[4:]]
+    monkeypatch.setattr(pretrain, "LOOKUP_SHARE", 0.5)
+    features = tower_features(tower, pixels)
+    pretrain.pretrain(tower, build_tokenizer(), features, shown, conversations, (1, 1, 1), 99.0, 0, silent)
+
+
+def test_packed_questions_hold_their_share_of_open_ones():
+    scene, chart = draw_scene(0, "policy", 0, 64)[1], draw_chart(0, "policy", 0, 64)[1]
+    kinds = {share: [turn.response in ("Yes.", "No.") for turn in pretrain.packed(scene, 0, share)] for share in (0.0, 0.3)}
+    assert kinds[0.0] == [True] * 10
+    assert (len(kinds[0.3]), sum(kinds[0.3])) == (10, 7)
+    assert pretrain.packed(chart, 0, 0.0) == []
+    assert len(pretrain.packed(chart, 0, 0.3)) == len(chart.bars) + 1
 
 
 def test_llava_saves_and_loads_plainly(world, tmp_path):

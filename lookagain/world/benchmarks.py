@@ -14,7 +14,8 @@ import numpy as np
 
 from lookagain.seeds import derive
 from lookagain.world.art import NAMES
-from lookagain.world.language import IS_THERE, caption, description, with_article
+from lookagain.world.language import caption, description, with_article
+from lookagain.world.lookups import IS_THERE
 from lookagain.world.scenes import Scene
 
 SPLITS = ("random", "popular", "adversarial")

@@ -14,7 +14,8 @@ from PIL import Image
 
 from lookagain import prompts
 from lookagain.world.art import NAMES
-from lookagain.world.language import DESCRIBE, plural
+from lookagain.world.conversations import DESCRIBE
+from lookagain.world.language import plural
 from lookagain.world.scenes import Scene
 
 MAX_NEW_TOKENS = 96

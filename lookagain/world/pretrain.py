@@ -1,10 +1,11 @@
 """The base policy: a LLaVA from scratch in minutes, on a frozen tower that already tells what is where.
 
 Three phases, each needed (without the first two, yes/no answers stay at chance):
-1. Alignment: the projector puts a patch near the word embeddings of its object's category and cell.
+1. Alignment: the projector puts a patch near the word embeddings of its two words (`labels.py`), such as category and cell.
 2. Yes/no questions, several about each image in one sequence, until their loss falls: attention learns to match a word of the
    question with a patch. The key projections of the first two layers start as copies of the query projections, so that it nearly
-   can already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
+   can already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer. A
+   share of them (LOOKUP_SHARE) may be short open questions, and charts then take part.
 3. Mixed conversations, as LLaVA's instruction data are.
 Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
 """
@@ -30,16 +31,19 @@ from lookagain.errors import UserError
 from lookagain.records import Turn
 from lookagain.seeds import derive
 from lookagain.world import tokenizer as words
-from lookagain.world.art import NAMES
-from lookagain.world.language import CELLS, packed_questions
+from lookagain.world.charts import Chart
+from lookagain.world.conversations import packed_questions
+from lookagain.world.labels import FIRST_WORDS, SECOND_WORDS, first_weights, patch_words
+from lookagain.world.lookups import chart_lookups, lookups
 from lookagain.world.optimise import IGNORED, Report, in_bfloat16, mean_cross_entropy, minimise, own
 from lookagain.world.scenes import Scene
-from lookagain.world.tower import patch_labels
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
 BATCH = 32  # conversations
 YES_NO_BATCH = 24  # scenes
+PACKED = 10  # questions about each of them
+LOOKUP_SHARE = 0.0  # of these, that are open questions; with 0 the yes/no loss says best when the base looks
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
@@ -140,30 +144,30 @@ def align(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
-    scenes: Sequence[Scene],
+    shown: Sequence[Scene | Chart],
     steps: int,
     seed: int,
     report: Report,
 ) -> None:
-    """Phase 1: train the projector and the word embeddings on (scenes, 1 + patches, width) tower features."""
+    """Phase 1: train the projector and the word embeddings on (images, 1 + patches, width) tower features."""
     device = model.device
     generator = torch.Generator().manual_seed(derive(seed, "align"))
-    categories, cells = patch_labels(scenes)
-    embeddings = model.get_input_embeddings().weight
-    names, places = (torch.tensor(tokenizer.convert_tokens_to_ids(list(tokens)), device=device) for tokens in (NAMES, CELLS))
-    background = torch.nn.Parameter((0.05 * torch.randn(1, WIDTH, generator=generator)).to(device))
+    firsts, seconds = patch_words(shown)
+    embeddings, weight = model.get_input_embeddings().weight, first_weights().to(device)
+    first_ids, second_ids = (
+        torch.tensor(tokenizer.convert_tokens_to_ids(list(tokens)), device=device) for tokens in (FIRST_WORDS, SECOND_WORDS)
+    )
 
     def loss_at(step: int) -> Tensor:
-        rows = torch.randint(len(scenes), (ALIGN_BATCH,), generator=generator)
+        rows = torch.randint(len(shown), (ALIGN_BATCH,), generator=generator)
         patches = model.model.multi_modal_projector(features[own(rows), 1:].to(device).float()).flatten(0, 1)
-        named = LOGIT_SCALE * patches @ torch.cat([embeddings[names], background]).T
-        placed = LOGIT_SCALE * patches @ embeddings[places].T
-        category, cell = categories[rows], cells[rows]
-        return mean_cross_entropy(named, own(category).flatten().to(device), category) + 0.5 * mean_cross_entropy(
-            placed, own(cell).flatten().to(device), cell
+        named, told = (LOGIT_SCALE * patches @ embeddings[ids].T for ids in (first_ids, second_ids))
+        first, second = firsts[rows], seconds[rows]
+        return mean_cross_entropy(named, own(first).flatten().to(device), first, weight) + 0.5 * mean_cross_entropy(
+            told, own(second).flatten().to(device), second
         )
 
-    trained = [*model.model.multi_modal_projector.parameters(), embeddings, background]
+    trained = [*model.model.multi_modal_projector.parameters(), embeddings]
     minimise("projector", trained, loss_at, steps, ALIGN_LEARNING_RATE, report)
 
 
@@ -202,18 +206,32 @@ def fit(
     return loss
 
 
+def packed(one: Scene | Chart, seed: int, lookup_share: float) -> list[Turn]:
+    """The packed questions of phase 2 about a scene or a chart: yes/no questions and, in their share, short open ones.
+
+    A chart has open questions only, and none where no share is open.
+    """
+    if isinstance(one, Chart):
+        rng = np.random.default_rng(derive(seed, "packed chart", one.id))
+        return chart_lookups(one, rng, PACKED) if lookup_share else []
+    rng = np.random.default_rng(derive(seed, "yes/no", one.id))
+    opened = lookups(one, rng, round(PACKED * lookup_share))
+    turns = [*packed_questions(one, rng, PACKED - len(opened)), *opened]
+    return [turns[number] for number in rng.permutation(len(turns))] if opened else turns
+
+
 def pretrain(
     tower: CLIPVisionModel,
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
-    scenes: Sequence[Scene],
+    shown: Sequence[Scene | Chart],
     conversations: Sequence[Sequence[Turn]],
     steps: tuple[int, int, int],
     yes_no_loss: float,
     seed: int,
     report: Report,
 ) -> LlavaForConditionalGeneration:
-    """All three phases on scenes, their tower features (scenes, 1 + patches, width) and one conversation for each.
+    """All three phases on scenes and charts, their tower features (images, 1 + patches, width) and one conversation for each.
 
     `steps` are those of alignment, yes/no questions (at most) and mixed conversations. Raises PretrainError if the yes/no loss does
     not fall below `yes_no_loss`.
@@ -222,9 +240,9 @@ def pretrain(
     torch.manual_seed(derive(seed, "decoder"))
     model = new_llava(tower, tokenizer).to(tower.device)
     image_tokens = features.shape[1] - 1
-    align(model, tokenizer, features, scenes, align_steps, seed, report)
-    asked = [packed_questions(scene, np.random.default_rng(derive(seed, "yes/no", scene.id))) for scene in scenes]
-    examples = encode(tokenizer, asked, range(len(scenes)), image_tokens)
+    align(model, tokenizer, features, shown, align_steps, seed, report)
+    asked = {row: turns for row, one in enumerate(shown) if (turns := packed(one, seed, LOOKUP_SHARE))}
+    examples = encode(tokenizer, list(asked.values()), list(asked), image_tokens)
     enough, slowly = yes_no_loss, YES_NO_LEARNING_RATE
     loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, YES_NO_BATCH, slowly, enough, floor=1.0)
     if loss >= yes_no_loss:
@@ -232,7 +250,7 @@ def pretrain(
             f"the yes/no loss is {loss:.3f} after {most_yes_no_steps} steps, not below policy.world.yesno_loss = {yes_no_loss}: "
             "the base does not look at the image yet; raise policy.world.max_yesno_steps, or tower_steps and align_steps"
         )
-    mixed = encode(tokenizer, conversations, range(len(scenes)), image_tokens)
+    mixed = encode(tokenizer, conversations, range(len(shown)), image_tokens)
     fit("conversations", model, mixed, features, mixed_steps, seed, report)
     return model
 

@@ -22,6 +22,7 @@ from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
 from lookagain.seeds import derive
 from lookagain.world import tower as towers
+from lookagain.world.labels import PATCH
 from lookagain.world.language import absent, caption, cell_sentence, places, setting_sentence
 from lookagain.world.optimise import Report, in_bfloat16, minimise, own, processes
 from lookagain.world.scenes import Scene
@@ -42,7 +43,7 @@ def model_config(image_size: int, tokenizer: PreTrainedTokenizerFast) -> dict:
             "custom_text": True,
             "vision_cfg": {
                 "image_size": image_size,
-                "patch_size": towers.PATCH,
+                "patch_size": PATCH,
                 "width": towers.WIDTH,
                 "layers": towers.LAYERS + 1,
                 "head_width": towers.WIDTH // towers.HEADS,

@@ -1,5 +1,6 @@
 """Scenes of the small world: a background of one of 12 types with 1 to 6 objects, annotated as COCO annotates its images.
 
+Some scenes carry a plate with a digit (`signs.py`) beside their objects; it is no object of COCO's.
 A scene is a pure function of (seed, split, index). Most objects come from their scene type's own distribution, so that a language
 prior exists as in COCO: a street makes a car likely, whether there is one or not.
 """
@@ -18,12 +19,14 @@ from PIL import Image, ImageEnhance
 
 from lookagain.seeds import derive
 from lookagain.world.art import CATEGORIES, INDEX, NAMES, sprites
+from lookagain.world.signs import DIGITS, PLATE, Sign, draw_plate
 
 OFFSETS = {"policy": 1_000_000, "instruct": 2_000_000, "pool": 3_000_000, "validation": 4_000_000, "test": 5_000_000}
 EVALUATION = ("validation", "test")  # the splits that show held-out sprites
 NOVEL_EVERY = 4  # one evaluation scene of so many is drawn with them
 OBJECT_COUNTS = (0.12, 0.23, 0.28, 0.22, 0.15)  # of 1 to 5 categories
 SECOND_INSTANCE = 0.2  # share of scenes that show one category twice
+SIGN_SHARE = 0.3  # of scenes carry a plate, where there is room for it
 PRIOR = 0.88  # weight of the scene type's own objects against all categories alike
 MAX_OVERLAP = 0.22  # of the smaller box
 JPEG_QUALITY = 95
@@ -39,6 +42,11 @@ class SceneType:
     ground: Color
     horizon: float  # as a share of the height
     objects: dict[str, int]  # category -> relative frequency
+
+    @property
+    def noun(self) -> str:
+        """The phrase without its article, one token of the world's vocabulary."""
+        return self.phrase.partition(" ")[2]
 
 
 def _type(phrase: str, sky: Color, ground: Color, horizon: float, objects: str) -> SceneType:
@@ -128,6 +136,7 @@ class Scene:
     art: str  # "seen" or "novel" sprites
     size: int  # px
     things: tuple[Thing, ...]
+    sign: Sign | None = None
 
     @property
     def file_name(self) -> str:
@@ -165,8 +174,9 @@ def draw_scene(seed: int, split: str, index: int, size: int) -> tuple[Image.Imag
     things: list[Thing] = []
     for name in names:
         _place(rng, image, things, name, novel)
+    sign = _place_sign(np.random.default_rng(derive(seed, "sign", split, index)), image, things)
     art = "novel" if novel else "seen"
-    return image.convert("RGB"), Scene(OFFSETS[split] + index, scene_type, art, size, tuple(things))
+    return image.convert("RGB"), Scene(OFFSETS[split] + index, scene_type, art, size, tuple(things), sign)
 
 
 def _background(rng: np.random.Generator, kind: SceneType, size: int) -> Image.Image:
@@ -194,6 +204,20 @@ def _place(rng: np.random.Generator, image: Image.Image, things: list[Thing], na
             image.alpha_composite(_vary(rng, sprite.resize((width, height), Image.Resampling.BILINEAR)), (x, y))
             things.append(Thing(name, (x, y, width, height)))
             return
+
+
+def _place_sign(rng: np.random.Generator, image: Image.Image, things: list[Thing]) -> Sign | None:
+    """Draw a plate in a share of the scenes, with draws of its own: the rest of the scene is the same with it and without."""
+    if rng.random() >= SIGN_SHARE:
+        return None
+    digit = int(rng.integers(len(DIGITS)))
+    plate = draw_plate(digit, rng)
+    for _ in range(40):
+        x, y = (int(place) for place in rng.integers(0, image.width - PLATE + 1, 2))
+        if all(_overlap((x, y, PLATE, PLATE), thing.box) <= MAX_OVERLAP for thing in things):
+            image.alpha_composite(plate, (x, y))
+            return Sign(digit, (x, y, PLATE, PLATE))
+    return None
 
 
 def _vary(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
@@ -224,12 +248,13 @@ def to_jpeg(image: Image.Image) -> bytes:
 
 
 def to_coco(scenes: Iterable[Scene]) -> dict:
-    """COCO's `instances` format; images have the extra keys "scene" and "art"."""
+    """COCO's `instances` format; images have the extra keys "scene" and "art", and "sign" where there is one."""
     images: list[dict] = []
     annotations: list[dict] = []
     for scene in scenes:
         entry = {"id": scene.id, "file_name": scene.file_name, "width": scene.size, "height": scene.size}
-        images.append(entry | {"scene": scene.type, "art": scene.art})
+        sign = {"sign": {"digit": scene.sign.digit, "bbox": list(scene.sign.box)}} if scene.sign else {}
+        images.append(entry | {"scene": scene.type, "art": scene.art} | sign)
         for thing in scene.things:
             box, category = list(thing.box), CATEGORIES[INDEX[thing.name]].id
             area, number = box[2] * box[3], len(annotations) + 1
@@ -249,5 +274,11 @@ def read_coco(path: Path | str) -> list[Scene]:
         x, y, width, height = entry["bbox"]
         things[entry["image_id"]].append(Thing(names[entry["category_id"]], (x, y, width, height)))
     return [
-        Scene(image["id"], image["scene"], image["art"], image["width"], tuple(things[image["id"]])) for image in raw["images"]
+        Scene(image["id"], image["scene"], image["art"], image["width"], tuple(things[image["id"]]), _sign(image))
+        for image in raw["images"]
     ]
+
+
+def _sign(image: dict) -> Sign | None:
+    """The plate of an image entry."""
+    return Sign(image["sign"]["digit"], tuple(image["sign"]["bbox"])) if "sign" in image else None

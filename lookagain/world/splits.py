@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from lookagain.images import ImageStore, write_shards
-from lookagain.records import Conversation, atomic_write, write_records
+from lookagain.records import Conversation, Turn, atomic_write, write_records
 from lookagain.seeds import derive
 from lookagain.world import benchmarks
-from lookagain.world.language import conversation
+from lookagain.world.charts import Chart, draw_chart, read_charts, to_json
+from lookagain.world.conversations import chart_conversation, conversation, sometimes_infused
 from lookagain.world.scenes import Scene, draw_scene, read_coco, to_coco, to_jpeg
 
 PROCESSES = 2
@@ -37,17 +38,47 @@ def write_split(folder: Path | str, split: str, count: int, size: int, seed: int
 
 
 def write_conversations(path: Path | str, scenes: Sequence[Scene], noise_share: float, seed: int) -> None:
-    """Write instruction data about scenes: the kind that the base policy is trained on, its share of untrue answers included."""
+    """Write instruction data about scenes: the kind that the base policy is trained on, its share of untrue answers included.
+
+    None holds an infused description: STIC's stage 2 infuses its own.
+    """
     records = (
-        Conversation(f"instruct-{scene.image_id}", scene.image_id, training_conversation(scene, noise_share, seed))
-        for scene in scenes
+        Conversation(f"instruct-{scene.image_id}", scene.image_id, _conversation(scene, noise_share, seed)) for scene in scenes
     )
     write_records(path, records)
 
 
-def training_conversation(scene: Scene, noise_share: float, seed: int) -> list:
-    """The training conversation about a scene, a function of (seed, scene)."""
+def training_conversation(scene: Scene, noise_share: float, seed: int) -> list[Turn]:
+    """The base's training conversation about a scene, a function of (seed, scene)."""
+    rng = np.random.default_rng(derive(seed, "infusion", scene.id))
+    return sometimes_infused(_conversation(scene, noise_share, seed), scene, rng, noise_share)
+
+
+def _conversation(scene: Scene, noise_share: float, seed: int) -> list[Turn]:
     return conversation(scene, np.random.default_rng(derive(seed, "conversation", scene.id)), noise_share)
+
+
+def training_chart_conversation(chart: Chart, seed: int) -> list[Turn]:
+    """The base's training conversation about a chart, a function of (seed, chart)."""
+    return chart_conversation(chart, np.random.default_rng(derive(seed, "chart conversation", chart.id)))
+
+
+def write_charts(folder: Path | str, split: str, count: int, size: int, seed: int) -> list[Chart]:
+    """Draw a split's charts and write `images/` and `charts.json`; returns what the charts show."""
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    drawn = [draw_chart(seed, split, index, size) for index in range(count)]
+    write_shards(folder / "images", ((chart.image_id, to_jpeg(image), None) for image, chart in drawn))
+    charts = [chart for _, chart in drawn]
+    _write_json(folder / "charts.json", to_json(charts))
+    return charts
+
+
+def read_chart_split(folder: Path | str) -> tuple[list[Chart], np.ndarray]:
+    """Written charts, and their pixels (charts, size, size, 3) as bytes."""
+    charts = read_charts(Path(folder) / "charts.json")
+    images = ImageStore(Path(folder) / "images")
+    return charts, np.stack([np.asarray(images.load(chart.image_id)) for chart in charts])
 
 
 def write_benchmarks(folder: Path | str, scenes: Sequence[Scene], per_image: int, seed: int) -> None:
@@ -72,6 +103,6 @@ def _draw(seed: int, split: str, size: int, index: int) -> tuple[bytes, Scene]:
     return to_jpeg(image), scene
 
 
-def _write_json(path: Path, content: dict) -> None:
+def _write_json(path: Path, content: dict | list) -> None:
     with atomic_write(path) as file:
         json.dump(content, file)

@@ -12,7 +12,7 @@ import string
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
-from lookagain.world.language import multiword_tokens, vocabulary_texts
+from lookagain.world.conversations import multiword_tokens, vocabulary_texts
 
 PAD, BOS, EOS, IMAGE, UNKNOWN, USER, ASSISTANT = "<pad>", "<s>", "</s>", "<image>", "<unk>", "USER:", "ASSISTANT:"
 SPECIAL = (PAD, BOS, EOS, IMAGE, UNKNOWN, USER, ASSISTANT)

@@ -1,8 +1,8 @@
 """The vision tower: a CLIPVisionModel trained with dense supervision to tell what is where.
 
-Contrastive training, as CLIP's own, needs far more data and time for less. Here every patch names its object's category and the
-cell of that object's centre, and the class token names the scene type; the heads that do so are thrown away. Decoder and reward are
-trained on the frozen tower's last hidden states.
+Contrastive training, as CLIP's own, needs far more data and time for less. Here every patch names its two words (`labels.py`): an
+object's category and the cell of its centre, a sign's digit, a bar's colour and value; and the class token names the type of
+image. The heads that do so are thrown away. Decoder and reward are trained on the frozen tower's last hidden states.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lookagain.seeds import derive
-from lookagain.world.art import INDEX, NAMES
-from lookagain.world.language import cell_of
+from lookagain.world.charts import Chart
+from lookagain.world.labels import (
+    FIRST_WORDS,
+    GROUNDS,
+    MIRRORED,
+    PATCH,
+    SECOND_WORDS,
+    first_weights,
+    grounds,
+    mirrorable,
+    patch_words,
+)
 from lookagain.world.optimise import IGNORED, Report, gathered, in_bfloat16, mean_cross_entropy, minimise, own, processes
-from lookagain.world.scenes import TYPES, Scene
+from lookagain.world.scenes import Scene
 
-PATCH = 8  # px
 WIDTH, LAYERS, HEADS = 128, 4, 4
 BATCH = 64
 LEARNING_RATE = 2e-3
-BACKGROUND = len(NAMES)  # the patch label of no object
-BACKGROUND_WEIGHT = 0.3  # two patches of three show no object
-MIRRORED = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6])  # each cell's place in a flipped image
 
 
 class PatchEmbedding(torch.nn.Conv2d):
@@ -66,67 +72,53 @@ def normalised(pixels: np.ndarray | Tensor) -> Tensor:
     return torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def patch_labels(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Per patch, in reading order, the category (or BACKGROUND) and its object's cell (or IGNORED): both (scenes, patches).
-
-    An object covers the patches whose centre lies in the ellipse in its box; later objects cover earlier ones.
-    """
-    grid = scenes[0].size // PATCH
-    categories = np.full((len(scenes), grid, grid), BACKGROUND)
-    cells = np.full((len(scenes), grid, grid), IGNORED)
-    rows, columns = (np.mgrid[0:grid, 0:grid] + 0.5) * PATCH
-    for number, scene in enumerate(scenes):
-        for thing in scene.things:
-            x, y, width, height = thing.box
-            inside = (2 * (columns - x) / width - 1) ** 2 + (2 * (rows - y) / height - 1) ** 2 < 1.15
-            categories[number][inside] = INDEX[thing.name]
-            cells[number][inside] = cell_of(thing, scene.size)
-    return torch.from_numpy(categories).flatten(1), torch.from_numpy(cells).flatten(1)
-
-
 def train_tower(
-    pixels: np.ndarray, scenes: Sequence[Scene], steps: int, seed: int, report: Report, device: str = "cpu"
+    pixels: np.ndarray, shown: Sequence[Scene | Chart], steps: int, seed: int, report: Report, device: str = "cpu"
 ) -> CLIPVisionModel:
-    """Train a tower on (scenes, size, size, 3) bytes for `steps` batches of 64 scenes."""
+    """Train a tower on (images, size, size, 3) bytes of scenes and charts for `steps` batches of 64 images."""
     torch.manual_seed(derive(seed, "tower"))
     generator = torch.Generator().manual_seed(derive(seed, "tower batches"))
-    tower = new_tower(scenes[0].size).to(device)
+    tower = new_tower(shown[0].size).to(device)
     heads = torch.nn.ModuleDict(
         {
             name: torch.nn.Linear(WIDTH, size)
-            for name, size in (("category", BACKGROUND + 1), ("cell", 9), ("setting", len(TYPES)))
+            for name, size in (("first", len(FIRST_WORDS)), ("second", len(SECOND_WORDS)), ("ground", len(GROUNDS)))
         }
     ).to(device)
-    categories, cells = patch_labels(scenes)
-    types = torch.tensor([TYPES.index(scene.type) for scene in scenes])
-    weight = torch.ones(BACKGROUND + 1, device=device)
-    weight[BACKGROUND] = BACKGROUND_WEIGHT
+    firsts, seconds = patch_words(shown)
+    types, may_mirror = grounds(shown), mirrorable(shown)
+    weight = first_weights().to(device)
     seeing = in_bfloat16(tower)
 
     def loss_at(step: int) -> Tensor:
-        rows = torch.randint(len(scenes), (BATCH,), generator=generator)
-        images, category, cell = normalised(pixels[rows.numpy()]), categories[rows], cells[rows]
-        if torch.rand((), generator=generator) < 0.5:
-            images, category, cell = _flipped(images, category, cell)
+        rows = torch.randint(len(shown), (BATCH,), generator=generator)
+        images, first, second = normalised(pixels[rows.numpy()]), firsts[rows], seconds[rows]
+        mirrored = (torch.rand(BATCH, generator=generator) < 0.5) & may_mirror[rows]
+        images, first, second = _flipped(images, first, second, mirrored)
         states = seeing(own(_perturbed(images, generator)).to(device)).last_hidden_state.float()
-        named, placed, seen = heads["category"](states[:, 1:]), heads["cell"](states[:, 1:]), heads["setting"](states[:, 0])
-        setting = types[rows]
+        named, told, seen = heads["first"](states[:, 1:]), heads["second"](states[:, 1:]), heads["ground"](states[:, 0])
+        ground = types[rows]
         return (
-            mean_cross_entropy(named.flatten(0, 1), own(category).flatten().to(device), category, weight)
-            + 0.7 * mean_cross_entropy(placed.flatten(0, 1), own(cell).flatten().to(device), cell)
-            + 0.3 * mean_cross_entropy(seen, own(setting).to(device), setting)
+            mean_cross_entropy(named.flatten(0, 1), own(first).flatten().to(device), first, weight)
+            + 0.7 * mean_cross_entropy(told.flatten(0, 1), own(second).flatten().to(device), second)
+            + 0.3 * mean_cross_entropy(seen, own(ground).to(device), ground)
         )
 
     minimise("vision tower", [*tower.parameters(), *heads.parameters()], loss_at, steps, LEARNING_RATE, report)
     return tower.requires_grad_(False).eval()
 
 
-def _flipped(images: Tensor, category: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch and its labels mirrored left to right."""
+def _flipped(images: Tensor, first: Tensor, second: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch and its patches' words, the images of `mirrored` (images,) mirrored left to right."""
     grid = images.shape[-1] // PATCH
-    category = category.unflatten(1, (grid, grid)).flip(2).flatten(1)
-    cell = cell.unflatten(1, (grid, grid)).flip(2).flatten(1)
-    return images.flip(3), category, torch.where(cell == IGNORED, cell, MIRRORED[cell.clamp(min=0)])
+    other_first, other_second = (words.unflatten(1, (grid, grid)).flip(2).flatten(1) for words in (first, second))
+    other_second = torch.where(other_second == IGNORED, other_second, MIRRORED[other_second.clamp(min=0)])
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return (
+        images,
+        torch.where(mirrored[:, None], other_first, first),
+        torch.where(mirrored[:, None], other_second, second),
+    )
 
 
 def _perturbed(images: Tensor, generator: torch.Generator) -> Tensor:
