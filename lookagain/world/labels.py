@@ -16,11 +16,11 @@ from torch import Tensor
 from lookagain.world.art import NAMES
 from lookagain.world.charts import COLORS, VALUES, Chart
 from lookagain.world.language import CELLS, cell_of
+from lookagain.world.optimise import IGNORED
 from lookagain.world.scenes import SCENE_TYPES, Scene
 from lookagain.world.signs import DIGITS
 
 PATCH = 8  # px
-IGNORED = -100  # the label of what has none
 GROUNDS = (*(kind.noun for kind in SCENE_TYPES.values()), "chart")
 FIRST_WORDS = (*NAMES, *DIGITS, *COLORS, *GROUNDS)
 SECOND_WORDS = (*CELLS, "sign", *VALUES)

@@ -20,7 +20,6 @@ from lookagain.world.charts import Chart
 from lookagain.world.labels import (
     FIRST_WORDS,
     GROUNDS,
-    IGNORED,
     MIRRORED,
     PATCH,
     SECOND_WORDS,
@@ -29,7 +28,7 @@ from lookagain.world.labels import (
     mirrorable,
     patch_words,
 )
-from lookagain.world.optimise import Report, minimise
+from lookagain.world.optimise import IGNORED, Report, gathered, in_bfloat16, mean_cross_entropy, minimise, own, processes
 from lookagain.world.scenes import Scene
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
@@ -89,18 +88,20 @@ def train_tower(
     firsts, seconds = patch_words(shown)
     types, may_mirror = grounds(shown), mirrorable(shown)
     weight = first_weights().to(device)
+    seeing = in_bfloat16(tower)
 
     def loss_at(step: int) -> Tensor:
         rows = torch.randint(len(shown), (BATCH,), generator=generator)
         images, first, second = normalised(pixels[rows.numpy()]), firsts[rows], seconds[rows]
         mirrored = (torch.rand(BATCH, generator=generator) < 0.5) & may_mirror[rows]
         images, first, second = _flipped(images, first, second, mirrored)
-        states = tower(_perturbed(images, generator).to(device)).last_hidden_state
+        states = seeing(own(_perturbed(images, generator)).to(device)).last_hidden_state.float()
         named, told, seen = heads["first"](states[:, 1:]), heads["second"](states[:, 1:]), heads["ground"](states[:, 0])
+        ground = types[rows]
         return (
-            functional.cross_entropy(named.float().flatten(0, 1), first.flatten().to(device), weight=weight)
-            + 0.7 * functional.cross_entropy(told.float().flatten(0, 1), second.flatten().to(device))
-            + 0.3 * functional.cross_entropy(seen.float(), types[rows].to(device))
+            mean_cross_entropy(named.flatten(0, 1), own(first).flatten().to(device), first, weight)
+            + 0.7 * mean_cross_entropy(told.flatten(0, 1), own(second).flatten().to(device), second)
+            + 0.3 * mean_cross_entropy(seen, own(ground).to(device), ground)
         )
 
     minimise("vision tower", [*tower.parameters(), *heads.parameters()], loss_at, steps, LEARNING_RATE, report)
@@ -128,11 +129,17 @@ def _perturbed(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.inference_mode()
 def tower_features(tower: CLIPVisionModel, pixels: np.ndarray) -> Tensor:
-    """The last hidden states (images, 1 + patches, width) in bfloat16, on the CPU: what the frozen tower gives in training."""
+    """The last hidden states (images, 1 + patches, width) in bfloat16, on the CPU: what the frozen tower gives in training.
+
+    Each process encodes a part of the images, and gets all.
+    """
     device = next(tower.parameters()).device
-    batches = []
-    for start in range(0, len(pixels), 256):
+    index, count = processes()
+    size = -(-len(pixels) // count)
+    mine = pixels[index * size : (index + 1) * size]
+    batches = [torch.empty(0, 1 + (mine.shape[1] // PATCH) ** 2, WIDTH, dtype=torch.bfloat16)]
+    for start in range(0, len(mine), 256):
         with torch.autocast(device.type, torch.bfloat16):
-            states = tower(normalised(pixels[start : start + 256]).to(device)).last_hidden_state
+            states = tower(normalised(mine[start : start + 256]).to(device)).last_hidden_state
         batches.append(states.to(torch.bfloat16).cpu())
-    return torch.cat(batches)
+    return gathered(torch.cat(batches), len(pixels))
