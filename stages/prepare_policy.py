@@ -108,7 +108,7 @@ def trained(
     """The folders of the base and of the reward, if that is the world's; `shown` are scenes and pixels to measure it on."""
     settings, seed, device = params.policy.world, params.seed, run.device
     images, conversations, pixels = training_data(settings.noise_share, seed)
-    scenes = [image for image in images if isinstance(image, Scene)]  # they come first: the reward knows no charts
+    scenes = [image for image in images if isinstance(image, Scene)]  # the first ones: charts follow
     steps = (settings.align_steps, settings.max_yesno_steps, settings.mixed_steps)
 
     def make_base() -> LlavaForConditionalGeneration:

@@ -7,7 +7,6 @@ from lookagain.world.labels import (
     FIRST_WORDS,
     GROUND_WEIGHT,
     GROUNDS,
-    IGNORED,
     MIRRORED,
     SECOND_WORDS,
     first_weights,
@@ -15,6 +14,7 @@ from lookagain.world.labels import (
     mirrorable,
     patch_words,
 )
+from lookagain.world.optimise import IGNORED
 from lookagain.world.scenes import Scene, Thing
 from lookagain.world.signs import Sign
 from lookagain.world.tokenizer import build_tokenizer
