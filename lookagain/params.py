@@ -84,7 +84,7 @@ class HubPolicy:
 class WorldPolicy:
     tower_steps: int
     align_steps: int
-    max_yesno_steps: int
+    packed_steps: int
     yesno_loss: float
     mixed_steps: int
     noise_share: float

@@ -26,7 +26,7 @@ def train(folder: Path) -> None:
         return optimise.mean_cross_entropy(logits, optimise.own(labels), labels, share)
 
     losses: list[float] = []
-    optimise.minimise("x", [weight], loss_at, 30, 1.0, lambda *now: losses.append(now[3]))
+    optimise.minimise("x", [weight], [], loss_at, 30, 1.0, lambda *now: losses.append(now[3]))
     torch.manual_seed(0)
     tower = new_tower(64).eval().requires_grad_(False)
     drawn = [draw_scene(0, "policy", index, 64) for index in range(5)]

@@ -118,14 +118,12 @@ def test_letters_name_the_right_option():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_packed_lookups_answer_none_of_each_other(seed):
-    turns = lookups.lookups(SCENE, np.random.default_rng(seed), 10)
-    told = {turn.response.rstrip(".").lower() for turn in turns}
-    assert len(turns) == 5  # the setting, a number, the sign, the dog and the car
-    assert {"park at night", "3"} <= told
-    assert len(told & {"dog", "top left"}) == len(told & {"car", "bottom right"}) == 1
-    bars = lookups.chart_lookups(CHART, np.random.default_rng(seed), 10)
+    told = [turn.response.rstrip(".").lower() for turn in lookups.lookups(SCENE, np.random.default_rng(seed))]
+    assert told[0] == "3"  # the sign
+    assert set(told[1:-2]) <= {"park at night", "1", "2"}
+    assert len({*told} & {"dog", "top left"}) == len({*told} & {"car", "bottom right"}) == 1
+    bars = lookups.chart_lookups(CHART, np.random.default_rng(seed))
     assert sorted(turn.response in ("Red.", "1.") for turn in bars) == [False, False, True]
-    assert len(lookups.chart_lookups(CHART, np.random.default_rng(seed), 2)) == 2
 
 
 def test_charts_are_described_and_asked_about():

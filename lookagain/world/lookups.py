@@ -42,6 +42,7 @@ CAPTION = "Which caption describes the image?"  # pragmatics' own
 VALUE = "What is the value of the {} bar?"
 BAR = "Which bar has the value {}?"
 BAR_COUNT = "How many bars are in the chart?"
+SOMETIMES = 0.3  # share of the kinds of lookup that are learned soon
 OPPOSITE = {
     "to the left of": "to the right of",
     "to the right of": "to the left of",
@@ -141,14 +142,16 @@ def side(scene: Scene, rng: np.random.Generator) -> Asked | None:
     return related and Asked(SIDE.format(related[0], related[2]), related[1].split()[2])
 
 
-def lookups(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
-    """At most `count` short open questions, none of which answers another: a category's place or a place's category, not both."""
-    asked: dict[str, Asked | None] = {"place": place(scene), "number": number(scene, rng), "sign": sign(scene)}
+def lookups(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """Short open questions, none of which answers another: the sign's number, each category's place or a place's category, and by
+    chance the number of a category and the type of place."""
+    asked: list[Asked | None] = [sign(scene)]
+    asked += [make() for make in (lambda: number(scene, rng), lambda: place(scene)) if rng.random() < SOMETIMES]
     held = single_contents(scene)
     for name, cell in alone(scene).items():
-        by_place = held.get(cell) == name and rng.random() < 0.5
-        asked[name] = Asked(CONTENTS.format(CELLS[cell]), name) if by_place else Asked(WHERE.format(name), CELLS[cell])
-    return _packed([one for one in asked.values() if one], rng, count)
+        by_place = held.get(cell) == name and rng.random() < SOMETIMES
+        asked.append(Asked(CONTENTS.format(CELLS[cell]), name) if by_place else Asked(WHERE.format(name), CELLS[cell]))
+    return [Turn(one.question, sentence(one.answer)) for one in asked if one]
 
 
 def value(bar: Bar) -> Asked:
@@ -166,15 +169,10 @@ def bar_count(chart: Chart) -> Asked:
     return Asked(BAR_COUNT, str(len(chart.bars)))
 
 
-def chart_lookups(chart: Chart, rng: np.random.Generator, count: int) -> list[Turn]:
-    """At most `count` short questions about a chart: each bar's value or colour, and how many there are."""
-    asked = [(value if rng.random() < 0.5 else color)(bar) for bar in chart.bars]
-    return _packed([*asked, bar_count(chart)], rng, count)
-
-
-def _packed(asked: list[Asked], rng: np.random.Generator, count: int) -> list[Turn]:
-    order = rng.permutation(len(asked))[:count]
-    return [Turn(asked[place].question, sentence(asked[place].answer)) for place in order]
+def chart_lookups(chart: Chart, rng: np.random.Generator) -> list[Turn]:
+    """Short questions about a chart: each bar's value or colour, and how many there are, in any order."""
+    asked = [*((value if rng.random() < 0.5 else color)(bar) for bar in chart.bars), bar_count(chart)]
+    return [Turn(asked[place].question, sentence(asked[place].answer)) for place in rng.permutation(len(asked))]
 
 
 # Yes/no questions, in pairs.

@@ -2,10 +2,10 @@
 
 Three phases, each needed (without the first two, yes/no answers stay at chance):
 1. Alignment: the projector puts a patch near the word embeddings of its two words (`labels.py`), such as category and cell.
-2. Yes/no questions, several about each image in one sequence, until their loss falls: attention learns to match a word of the
-   question with a patch. The key projections of the first two layers start as copies of the query projections, so that it nearly
-   can already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer. A
-   share of them (LOOKUP_SHARE) may be short open questions, and charts then take part.
+2. Questions, several about each image in one sequence: attention learns to match a word of the question with a patch, and to say
+   the patch's other word. Yes/no questions and open ones come together: on a base that has learned one kind alone, the other
+   stays near chance. The key projections of the first two layers start as copies of the query projections, so that it nearly can
+   already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
 3. Mixed conversations, as LLaVA's instruction data are.
 Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     CLIPVisionModel,
     GenerationConfig,
@@ -35,19 +36,19 @@ from lookagain.world.charts import Chart
 from lookagain.world.conversations import packed_questions
 from lookagain.world.labels import FIRST_WORDS, SECOND_WORDS, first_weights, patch_words
 from lookagain.world.lookups import chart_lookups, lookups
-from lookagain.world.optimise import IGNORED, Report, in_bfloat16, mean_cross_entropy, minimise, own
+from lookagain.world.optimise import IGNORED, Report, hidden_matrices, in_bfloat16, mean_cross_entropy, minimise, own
 from lookagain.world.scenes import Scene
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
 BATCH = 32  # conversations
-YES_NO_BATCH = 24  # scenes
-PACKED = 10  # questions about each of them
-LOOKUP_SHARE = 0.0  # of these, that are open questions; with 0 the yes/no loss says best when the base looks
+PACKED_BATCH = 24  # images
+PACKED_YES_NO = 3  # yes/no questions about each scene
+CHECKED = 128  # scenes
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
-YES_NO_LEARNING_RATE = 1e-3  # at 2e-3 the loss stays at chance for three times as long, or for good
+PACKED_LEARNING_RATE = 1e-3  # at 2e-3 the yes/no loss stays at chance for three times as long, or for good
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
 
 
@@ -167,8 +168,8 @@ def align(
             told, own(second).flatten().to(device), second
         )
 
-    trained = [*model.model.multi_modal_projector.parameters(), embeddings]
-    minimise("projector", trained, loss_at, steps, ALIGN_LEARNING_RATE, report)
+    projector = model.model.multi_modal_projector
+    minimise("projector", [*projector.parameters(), embeddings], [], loss_at, steps, ALIGN_LEARNING_RATE, report)
 
 
 def fit(
@@ -181,10 +182,9 @@ def fit(
     report: Report,
     batch_size: int = BATCH,
     learning_rate: float = LEARNING_RATE,
-    enough: float | None = None,
     floor: float = 0.02,
-) -> float:
-    """Phases 2 and 3: train projector and decoder on the labelled tokens; returns the smoothed loss."""
+) -> None:
+    """Phases 2 and 3: train projector and decoder on the labelled tokens."""
     device = model.device
     batches = _batches(examples, batch_size, np.random.default_rng(derive(seed, label)))
     answering = in_bfloat16(_Answering(model))
@@ -200,24 +200,37 @@ def fit(
 
     model.set_attn_implementation("eager")  # the fused attention's backward is slow on CPUs
     model.train()
-    loss = minimise(label, model.parameters(), loss_at, steps, learning_rate, report, floor=floor, enough=enough)
+    minimise(label, model.parameters(), hidden_matrices(model), loss_at, steps, learning_rate, report, floor=floor)
     model.set_attn_implementation("sdpa")
     model.eval()
-    return loss
 
 
-def packed(one: Scene | Chart, seed: int, lookup_share: float) -> list[Turn]:
-    """The packed questions of phase 2 about a scene or a chart: yes/no questions and, in their share, short open ones.
-
-    A chart has open questions only, and none where no share is open.
-    """
+def packed(one: Scene | Chart, seed: int) -> list[Turn]:
+    """The packed questions of phase 2 about a scene or a chart; a chart has open questions only."""
+    rng = np.random.default_rng(derive(seed, "packed", one.id))
     if isinstance(one, Chart):
-        rng = np.random.default_rng(derive(seed, "packed chart", one.id))
-        return chart_lookups(one, rng, PACKED) if lookup_share else []
-    rng = np.random.default_rng(derive(seed, "yes/no", one.id))
-    opened = lookups(one, rng, round(PACKED * lookup_share))
-    turns = [*packed_questions(one, rng, PACKED - len(opened)), *opened]
-    return [turns[number] for number in rng.permutation(len(turns))] if opened else turns
+        return chart_lookups(one, rng)
+    turns = [*packed_questions(one, rng, PACKED_YES_NO), *lookups(one, rng)]
+    return [turns[number] for number in rng.permutation(len(turns))]
+
+
+@torch.inference_mode()
+def yes_no_loss(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    features: Tensor,
+    shown: Sequence[Scene | Chart],
+    seed: int,
+) -> float:
+    """The mean loss of the answers to yes/no questions about the first scenes; 0.23 where the base does not look."""
+    scenes = {row: one for row, one in enumerate(shown) if isinstance(one, Scene)}
+    rows = list(scenes)[:CHECKED]
+    asked = [packed_questions(scenes[row], np.random.default_rng(derive(seed, "check", scenes[row].id))) for row in rows]
+    examples = encode(tokenizer, asked, rows, features.shape[1] - 1)
+    ids = _padded([example.ids for example in examples], 0).to(model.device)
+    labels = _padded([example.labels for example in examples], IGNORED).to(model.device)[:, 1:]
+    logits = _Answering(model)(ids, features[rows, 1:].to(model.device).float())
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED).item()
 
 
 def pretrain(
@@ -227,28 +240,27 @@ def pretrain(
     shown: Sequence[Scene | Chart],
     conversations: Sequence[Sequence[Turn]],
     steps: tuple[int, int, int],
-    yes_no_loss: float,
+    most_yes_no_loss: float,
     seed: int,
     report: Report,
 ) -> LlavaForConditionalGeneration:
     """All three phases on scenes and charts, their tower features (images, 1 + patches, width) and one conversation for each.
 
-    `steps` are those of alignment, yes/no questions (at most) and mixed conversations. Raises PretrainError if the yes/no loss does
-    not fall below `yes_no_loss`.
+    `steps` are those of alignment, packed questions and mixed conversations. Raises PretrainError if the yes/no loss is over
+    `most_yes_no_loss` after the packed questions.
     """
-    align_steps, most_yes_no_steps, mixed_steps = steps
+    align_steps, packed_steps, mixed_steps = steps
     torch.manual_seed(derive(seed, "decoder"))
     model = new_llava(tower, tokenizer).to(tower.device)
     image_tokens = features.shape[1] - 1
     align(model, tokenizer, features, shown, align_steps, seed, report)
-    asked = {row: turns for row, one in enumerate(shown) if (turns := packed(one, seed, LOOKUP_SHARE))}
-    examples = encode(tokenizer, list(asked.values()), list(asked), image_tokens)
-    enough, slowly = yes_no_loss, YES_NO_LEARNING_RATE
-    loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, YES_NO_BATCH, slowly, enough, floor=1.0)
-    if loss >= yes_no_loss:
+    examples = encode(tokenizer, [packed(one, seed) for one in shown], range(len(shown)), image_tokens)
+    fit("questions", model, examples, features, packed_steps, seed, report, PACKED_BATCH, PACKED_LEARNING_RATE, floor=1.0)
+    loss = yes_no_loss(model, tokenizer, features, shown, seed)
+    if loss > most_yes_no_loss:
         raise PretrainError(
-            f"the yes/no loss is {loss:.3f} after {most_yes_no_steps} steps, not below policy.world.yesno_loss = {yes_no_loss}: "
-            "the base does not look at the image yet; raise policy.world.max_yesno_steps, or tower_steps and align_steps"
+            f"the yes/no loss is {loss:.3f} after {packed_steps} steps, over policy.world.yesno_loss = {most_yes_no_loss}: "
+            "the base does not look at the image yet; raise policy.world.packed_steps, or tower_steps and align_steps"
         )
     mixed = encode(tokenizer, conversations, range(len(shown)), image_tokens)
     fit("conversations", model, mixed, features, mixed_steps, seed, report)

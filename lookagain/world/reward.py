@@ -24,7 +24,7 @@ from lookagain.seeds import derive
 from lookagain.world import tower as towers
 from lookagain.world.labels import PATCH
 from lookagain.world.language import absent, caption, cell_sentence, places, setting_sentence
-from lookagain.world.optimise import Report, in_bfloat16, minimise, own, processes
+from lookagain.world.optimise import Report, hidden_matrices, in_bfloat16, minimise, own, processes
 from lookagain.world.scenes import Scene
 from lookagain.world.tokenizer import build_text_tokenizer
 
@@ -176,7 +176,7 @@ def train_reward(
         images, named = embedding(seen, tokenize(tokenizer, own(texts)).to(device))
         return contrast(images.float(), named.float(), clip.logit_scale.exp().clamp(max=LARGEST_SCALE))
 
-    minimise("reward", clip.parameters(), loss_at, steps, LEARNING_RATE, report, weight_decay=0.05)
+    minimise("reward", clip.parameters(), hidden_matrices(clip), loss_at, steps, LEARNING_RATE, report, weight_decay=0.05)
     return clip.eval(), tokenizer
 
 

@@ -28,7 +28,17 @@ from lookagain.world.labels import (
     mirrorable,
     patch_words,
 )
-from lookagain.world.optimise import IGNORED, Report, gathered, in_bfloat16, mean_cross_entropy, minimise, own, processes
+from lookagain.world.optimise import (
+    IGNORED,
+    Report,
+    gathered,
+    hidden_matrices,
+    in_bfloat16,
+    mean_cross_entropy,
+    minimise,
+    own,
+    processes,
+)
 from lookagain.world.scenes import Scene
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
@@ -104,7 +114,8 @@ def train_tower(
             + 0.3 * mean_cross_entropy(seen, own(ground).to(device), ground)
         )
 
-    minimise("vision tower", [*tower.parameters(), *heads.parameters()], loss_at, steps, LEARNING_RATE, report)
+    trained = [*tower.parameters(), *heads.parameters()]
+    minimise("vision tower", trained, hidden_matrices(tower), loss_at, steps, LEARNING_RATE, report)
     return tower.requires_grad_(False).eval()
 
 
