@@ -504,6 +504,8 @@ def _check_relations(params: Params, path: str) -> None:
     for name, share in params.continued_sft.models.items():
         if not 0 < share <= 1:
             raise ParamsError(f"{path}: continued_sft.models.{name} = {share} must be a share over 0 and up to 1")
+    if params.csr.init not in ("base", *params.evaluate.models):
+        raise ParamsError(f"{path}: csr.init = {params.csr.init} must be a row of evaluate.models: CSR 1 is tested against it")
     if params.csr.search.proposal == "sample" and params.csr.search.temperature == 0:
         raise ParamsError(f"{path}: csr.search.temperature = 0 would propose one sentence many times; it must be over 0")
     if params.csr.search.candidates < 2:

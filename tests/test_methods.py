@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 METHODS = (ROOT / "docs/methods.md").read_text()
 OWN = (ROOT / "docs/own-method.md").read_text()
 COMMANDS = [one for one in re.findall(r"`([^`]+)`", METHODS) if one.startswith("-S ") and "KEY" not in one]
+NOISE = {"name": "diffusion", "noise_step": 900, "crop_share": 0.5}
 SWITCHES = re.findall(r"^\| `(\S+)` \| `(\S+)` \| `(\S+)` \|", METHODS, re.MULTILINE)
 
 
@@ -68,11 +69,12 @@ def test_the_worked_example_of_a_source_and_a_reward(tmp_path, policy_folder):
     assert all(pair.chosen_provenance.decoding["reward"] == "geometric" for pair in read_pairs(folder / "data/pairs/csr-1"))
 
 
-def test_sources_of_baselines_and_their_figures(tmp_path, policy_folder):
-    """Continued SFT, positive-only and top-1 training, and the figures of pairs, by the stages themselves."""
+def test_variants_run(tmp_path, policy_folder):
+    """Continued SFT, positive-only and top-1 training, figures of pairs, and an augmented evaluation, by the stages themselves."""
     changes = {
         "continued_sft__models": {"sft-50": 0.5}, "stic__dpo__objective": "sft", "seva__pairs__rejected": 2,
         "seva__dpo__rejected_score": "top1", "seva__dpo__image_token": False,
+        "evaluate__models": {"noised": {"policy": "base", "dar": False, "augment": NOISE}}, "evaluate__benchmarks": [],
     }  # fmt: skip
     folder = build_project(tmp_path / "project", policy_folder, **changes)
     (folder / "data/pool_truth").mkdir(parents=True)
@@ -82,3 +84,7 @@ def test_sources_of_baselines_and_their_figures(tmp_path, policy_folder):
         run_stage(folder, "train_dpo", method, model)
         printed = run_stage(folder, "diagnose_pairs", method, model).stdout
         assert ("reward_margin" in printed) == (method == "seva")
+    run_stage(folder, "evaluate", "base", "base")
+    assert ", 0 from the cache" in run_stage(folder, "evaluate", "noised", "base").stdout  # other images, other answers
+    clean, noised = ((folder / f"data/answers/{model}.jsonl").read_text() for model in ("base", "noised"))
+    assert clean != noised

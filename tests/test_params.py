@@ -75,6 +75,7 @@ def test_presets_have_the_same_keys():
         ({"seva__pairs__augmentation__name": "blur"}, "seva.pairs.augmentation.name = 'blur', allowed: none, flip"),
         ({"seva__pairs__augmentation__noise_step": 1000}, "must lie between 0 and 999"),
         ({"continued_sft__models": {"sft-200": 2.0}}, "continued_sft.models.sft-200 = 2.0 must be a share"),
+        ({"csr__init": "stic", "evaluate__models": {}}, "csr.init = stic must be a row of evaluate.models"),
         ({"csr__init": "seva"}, "csr.init = 'seva', allowed: base, stic"),
         ({"evaluate__models": {"x": {"policy": "base", "dar": False, "augment": {"name": "flip"}}}}, "x.augment.noise_step"),
         ({"evaluate__split": "train"}, "evaluate.split = 'train', allowed: test, validation"),
