@@ -19,7 +19,7 @@ LAYERS = [
     {"errors", "seeds", "params", "records"},
     {"pairs", "losses", "metrics", "stats", "images", "transforms", "prompts", "chat", "judge"},
     {"policy", "features", "rewards", "decoder"},
-    {"generation", "search", "training", "evaluation", "report", "world"},
+    {"generation", "search", "training", "evaluation", "report", "papers", "world"},
     {"tracking", "runtime"},
     {"cli", "launch"},
 ]
@@ -33,6 +33,7 @@ NO_TORCH = [
     "stats",
     "images",
     "transforms",
+    "papers",
     "prompts",
     "chat",
     "judge",
