@@ -23,6 +23,7 @@ from lookagain.errors import UserError
 from lookagain.papers.tables import LOADER
 
 LOCKS = ("dvc.lock", "pipelines/csr/dvc.lock")
+CACHE = ".dvc/cache/files/md5"
 WORKSPACE = "workspace"
 INTERNAL = ("exec", "stash", "celery", "temp", "apply")  # DVC's own names under refs/exps
 # One benchmark's figures do not depend on which others are asked: whether a file has a figure is seen in the file.
@@ -46,11 +47,12 @@ class Entry:
 class Experiment:
     """One set of results: the workspace, or a commit that `dvc exp run` made."""
 
-    def __init__(self, name: str, revision: str, root: Path, locks: Sequence[bytes | None]):
+    def __init__(self, name: str, revision: str, root: Path, locks: Sequence[bytes | None], cache: Path | None = None):
         self.name = name
         self.revision = revision  # of git; of an experiment its own commit, which holds the code that ran
         self.root = root
         self._locks = locks
+        self._cache = cache or root / CACHE
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -104,7 +106,7 @@ class Experiment:
         return git_files(self.root, [f"{self.revision}:{path}"])[0]
 
     def _cached(self, digest: str) -> bytes | None:
-        path = self.root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+        path = self._cache / digest[:2] / digest[2:]
         return path.read_bytes() if path.is_file() else None
 
 
@@ -126,12 +128,12 @@ def experiments(root: Path | str = ".") -> list[Experiment]:
     return found
 
 
-def workspace(root: Path | str = ".") -> Experiment:
-    """The results that lie in the working tree."""
+def workspace(root: Path | str = ".", cache: Path | None = None) -> Experiment:
+    """The results that lie in the working tree; `cache` is DVC's, where it is not under `root` (a stage in a temporary copy)."""
     root = Path(root)
     locks = [(root / lock).read_bytes() if (root / lock).is_file() else None for lock in LOCKS]
     revision = _git(root, "describe", "--always", "--dirty", "--abbrev=12").strip() or "no git"
-    return Experiment(WORKSPACE, revision, root, locks)
+    return Experiment(WORKSPACE, revision, root, locks, cache)
 
 
 def recorded_params(chain: Sequence[Entry]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ numbers. Bars are 95% intervals, or a standard error to each side where a figure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -17,8 +18,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lookagain.papers.cells import Cell, Filled
+from lookagain.papers import render
+from lookagain.papers.cells import Cell, Filled, fill
+from lookagain.papers.experiments import Experiment
 from lookagain.papers.render import head, title
+from lookagain.papers.tables import names, read
 from lookagain.report.figures import BLUE, STYLE, VERMILION
 
 ACROSS = 4  # panels side by side
@@ -38,6 +42,17 @@ def write(filled: Filled, folder: Path | str) -> bool:
         figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(figure)
     return True
+
+
+def write_measured(raw: Mapping[str, Any], found: Sequence[Experiment], into: Path | str, drawn: Path | str) -> list[Filled]:
+    """Write all tables in which something was measured into one folder, and the figures among them into another."""
+    filled = [fill(read(name), raw, found) for name in names()]
+    measured = [one for one in filled if one.measured]
+    for one in measured:
+        render.write(one, into)
+        if one.table.kind == "figure":
+            write(one, drawn)
+    return measured
 
 
 def draw(filled: Filled) -> Figure:
