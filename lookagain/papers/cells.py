@@ -31,7 +31,12 @@ from lookagain.records import Metric, from_dict
 
 # Benchmarks that the world has files of, beside those that are always asked.
 WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
-OPEN = ("methods", "evaluate.models", "data.coco.benchmarks")  # sections whose keys are names that a user chooses
+OPEN = (
+    "methods",
+    "evaluate.models",
+    "continued_sft.models",
+    "data.coco.benchmarks",
+)  # sections whose keys are names that a user chooses
 
 
 class UnknownParam(UserError):
@@ -133,8 +138,8 @@ def plan(table: PaperTable, row: Row, raw: Mapping[str, Any]) -> Plan:
     changed = row.world if world else None
     label = (changed.label if changed else None) or row.label
     overrides = dict(changed.params if changed and changed.params is not None else row.params)
-    if row.model is None:
-        return Plan(label, overrides, reason=row.reason)
+    if row.model is None or (changed and changed.reason):
+        return Plan(label, overrides, reason=(changed.reason if changed else None) or row.reason)
     policy, first = row.policy or next(iter(table.policies)), next(iter(table.policies))
     checkpoint = table.policies[policy]
     if checkpoint is None:
@@ -203,10 +208,10 @@ def _match(row: Row, wanted: Mapping[str, Any], found: Sequence[Experiment]) -> 
 
     Of several, the one whose params asked most benchmarks, then the first.
     """
-    paths = [f"reports/metrics/{row.model}.json", *([f"data/pairs/{row.pairs}.jsonl"] if row.pairs else [])]
     matches = []
     for experiment in found:
         try:
+            paths = [f"reports/metrics/{row.model}.json", *([f"data/pairs/{row.pairs}"] if row.pairs else [])]
             chains = [experiment.upstream(path) for path in paths]
             if all(first_difference(chain, wanted) is None for chain in chains):
                 asked = {key.partition("/")[0] for key in json.loads(experiment.read(paths[0]))}
@@ -321,7 +326,7 @@ class _Reader:
         return sum(last) / len(last)
 
     def _reward(self, experiment: Experiment, which: str) -> float:
-        path = f"data/pairs/{self._row.pairs}.jsonl"
+        path = f"data/pairs/{self._row.pairs}/pairs.jsonl"
         pairs = [json.loads(line) for line in experiment.read(path).decode().splitlines()]
         made = [pair["chosen_provenance"] if which == "chosen" else pair["rejected_provenance"][0] for pair in pairs]
         scores = [float(one["score"]) for one in made if one.get("score") is not None]

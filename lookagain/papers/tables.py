@@ -58,7 +58,7 @@ class Column:
     mean: list[Part] | None = None
     param: str | None = None  # a key of params.yaml, under the row's section where that has one
     log: str | None = None  # a key of models/<model>/training_log.json: its mean over the last tenth
-    pairs: str | None = None  # chosen | rejected: the mean reward in data/pairs/<row's pairs>.jsonl
+    pairs: str | None = None  # chosen | rejected: the mean reward in data/pairs/<row's pairs>/
     reason: str | None = None  # why we have no such figure
     better: str | None = None  # up | down
     digits: int = 1
@@ -71,6 +71,7 @@ class World:
 
     label: str | None = None
     params: dict[str, Any] | None = None
+    reason: str | None = None  # why the world has no such row
 
 
 @dataclass(frozen=True)
