@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
 from lookagain.policy import Policy
+from lookagain.transforms import Shown
 
 
 class Decoder:
     """Rows of one batch: their cache, and the logits of their next token."""
 
-    def __init__(
-        self, policy: Policy, images: Sequence[Image.Image], image_of_row: Sequence[int], suffixes: Sequence[Sequence[int]]
-    ):
+    def __init__(self, policy: Policy, images: Sequence[Shown], image_of_row: Sequence[int], suffixes: Sequence[Sequence[int]]):
         """Prefill: each distinct image's prefix once, then each row's suffix (token ids after the image).
 
         images: distinct; image_of_row: (rows,) indices into them.
@@ -54,7 +52,7 @@ class Decoder:
         logits = self._forward(tokens[:, None], active[:, None].long())
         self.logits = torch.where(active[:, None], logits, self.logits)
 
-    def _extend(self, pieces: Sequence[Sequence[int]], features: Sequence[Tensor] | None = None) -> None:
+    def _extend(self, pieces: Sequence[Sequence[int]], features: Sequence[Tensor | None] | None = None) -> None:
         """Append a piece of token ids to each row, padded on the left."""
         width = max(map(len, pieces))
         ids = torch.full((len(pieces), width), self.policy.pad)
@@ -64,7 +62,7 @@ class Decoder:
             mask[row, width - len(piece) :] = 1
         self.logits = self._forward(ids.to(self.mask.device), mask.to(self.mask.device), features)
 
-    def _forward(self, ids: Tensor, mask: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor, features: Sequence[Tensor | None] | None = None) -> Tensor:
         positions = (self.mask.sum(-1, keepdim=True) + mask.cumsum(-1) - 1).clamp(min=0)
         self.mask = torch.cat([self.mask, mask], dim=-1)
         output = self.policy.forward(

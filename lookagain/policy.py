@@ -27,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lookagain.errors import UserError
 from lookagain.records import atomic_write
+from lookagain.transforms import Noised, Shown, diffuse
 
 # Linear layers of the language model: never the vision tower, the projector or lm_head (all three papers).
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -72,20 +73,32 @@ class Policy:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
 
-    def prefixes(self, images: Sequence[Image.Image]) -> tuple[list[list[int]], list[Tensor]]:
+    def prefixes(self, images: Sequence[Shown]) -> tuple[list[list[int]], list[Tensor | None]]:
         """Each image's prompt prefix (token ids, the image's tokens expanded) and features (image tokens, width).
 
-        Raises PolicyError if tokens and features do not match: a model that never saw its image would answer all the same.
+        No image (None) has the prefix without the image's tokens, and no features: that is what a prompt without an image token
+        makes of LLaVA. Raises PolicyError if tokens and features do not match: a model that never saw its image would answer all
+        the same.
         """
         head = self._split(self._chat([("", None)]))[0]
+        seen = iter(self._encoded([image for image in images if image is not None], head))
+        blind = list(self.tokenizer(head.replace(self.image_token, ""), add_special_tokens=self._adds_bos(head)).input_ids)
+        rows: list[tuple[list[int], Tensor | None]] = [(blind, None) if image is None else next(seen) for image in images]
+        return [ids for ids, _ in rows], [features for _, features in rows]
+
+    def _encoded(self, images: Sequence[Image.Image | Noised], head: str) -> list[tuple[list[int], Tensor]]:
+        """Token ids of `head` for each image, and its features."""
+        if not images:
+            return []
+        plain = [image.image if isinstance(image, Noised) else image for image in images]
         encoded = self.processor(
-            images=list(images), text=[head] * len(images), add_special_tokens=self._adds_bos(head), return_tensors=None
+            images=plain, text=[head] * len(images), add_special_tokens=self._adds_bos(head), return_tensors=None
         )
         ids = [list(row) for row in encoded["input_ids"]]
         vision = {key: value for key, value in encoded.items() if key not in ("input_ids", "attention_mask", "token_type_ids")}
         with torch.no_grad():
             tensors = {key: torch.as_tensor(_stacked(value)).to(self.device) for key, value in vision.items()}
-            tensors["pixel_values"] = tensors["pixel_values"].to(self._inner().dtype)
+            tensors["pixel_values"] = _noised(tensors["pixel_values"], images).to(self._inner().dtype)
             features = list(self._inner().get_image_features(**tensors).pooler_output)
         token = self._inner().config.image_token_id
         for row, feature in zip(ids, features, strict=True):
@@ -93,7 +106,7 @@ class Policy:
                 raise PolicyError(
                     f"{row.count(token)} image tokens in the prompt, {len(feature)} image features: they must match"
                 )
-        return ids, features
+        return list(zip(ids, features, strict=True))
 
     def _suffix(self, prompt: str) -> list[int]:
         """Token ids of the chat template after the image, up to where the response to `prompt` begins."""
@@ -125,7 +138,7 @@ class Policy:
         """The text of response tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
-    def forward(self, ids: Tensor, features: Sequence[Tensor] | None = None, **arguments: Any) -> Any:
+    def forward(self, ids: Tensor, features: Sequence[Tensor | None] | None = None, **arguments: Any) -> Any:
         """The model's own forward on token ids (rows, length), with the image features of the rows' images, in order."""
         return forward(self.model, ids, features, **arguments)
 
@@ -159,10 +172,10 @@ class Policy:
         return not (self.tokenizer.bos_token and head.startswith(self.tokenizer.bos_token))
 
 
-def forward(model: Any, ids: Tensor, features: Sequence[Tensor] | None = None, **arguments: Any) -> Any:
+def forward(model: Any, ids: Tensor, features: Sequence[Tensor | None] | None = None, **arguments: Any) -> Any:
     """A model's forward on token ids (rows, length), with image features that were computed before (none once they are cached)."""
-    if features is not None:
-        arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=list(features))}
+    if shown := [feature for feature in features or () if feature is not None]:
+        arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=shown)}
     return model(input_ids=ids, **arguments)
 
 
@@ -255,6 +268,19 @@ def save_adapter(policy: Policy, folder: Path | str, continues: bool, record: di
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     return read_lineage(folder)
+
+
+def _noised(pixels: Tensor, images: Sequence[Image.Image | Noised]) -> Tensor:
+    """Normalised pixels (images, ...) with the noise that some images shall have."""
+    if not any(isinstance(image, Noised) for image in images):
+        return pixels
+    if len(pixels) != len(images):
+        raise PolicyError("this model's processor gives no pixels by image: diffusion noise cannot be added to them")
+    pixels = pixels.clone()
+    for row, image in enumerate(images):
+        if isinstance(image, Noised):
+            pixels[row] = diffuse(pixels[row], image.step, image.seed)
+    return pixels
 
 
 def _stacked(value: Any) -> Any:

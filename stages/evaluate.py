@@ -3,6 +3,8 @@
 Run:    python -m lookagain.launch evaluate MODEL POLICY [--dar[=false]] [--parent MODEL]
         MODEL names the outputs, POLICY the folder under models/; --dar describes before it responds (STIC section 4);
         --parent is the model that paired tests are made against beside the base (CSR: the iteration before).
+        `augment` of a row of evaluate.models shows every image augmented (SeVa Fig. 2); stic.infusion and stic.blind_dar say
+        how DaR describes.
 Reads:  models/, data/benchmarks/<evaluate.split>/, data/answers/base.jsonl and that of the parent
 Writes: data/answers/MODEL.jsonl, reports/metrics/MODEL.json; keeps answers in .answers/ by the policy's fingerprint
 """
@@ -13,18 +15,18 @@ import json
 import os
 from pathlib import Path
 
-from PIL.Image import Image
-
 from lookagain import runtime, tracking
 from lookagain.evaluation import suite
 from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, code_version, decoding_of
 from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
+from lookagain.evaluation.shown import ShownImages
 from lookagain.generation import Request, option_losses, respond
 from lookagain.judge import Judge, key_from_environment
 from lookagain.params import Params, flatten, load_params
 from lookagain.policy import load_policy, read_lineage
 from lookagain.records import Answer, read_records, write_metrics, write_records
+from lookagain.transforms import Shown
 
 UNSCORED = "scored over all descriptions, not one by one"
 
@@ -38,6 +40,7 @@ def main(model: str, policy: str, *options: str) -> None:
     params = load_params()
     benchmark = Path("data/benchmarks") / params.evaluate.split
     earlier = {who: f"data/answers/{who}.jsonl" for who in ("base", chosen.parent) if who and model != "base"}
+    row = params.evaluate.models.get(model)
     chair, bootstrap = params.evaluate.chair, Bootstrap(params.evaluate.bootstrap, params.seed)
     used = [
         flatten(chair),
@@ -47,6 +50,7 @@ def main(model: str, policy: str, *options: str) -> None:
         params.policy.dtype,
         params.data.max_image_pixels,
         params.seed,
+        (params.stic.infusion, params.stic.blind_dar, row),
         options,
     ]
     inputs = [f"models/{policy}", benchmark, *earlier.values()]
@@ -60,10 +64,10 @@ def main(model: str, policy: str, *options: str) -> None:
             benchmark, params.evaluate.pope.suffix, chair.prompt, images, params.evaluate.benchmarks, params.evaluate.prompts
         )
         lineage = read_lineage(f"models/{policy}")
-        load_image = functools.lru_cache(maxsize=256)(images.load)  # one object per image, so that a batch encodes it once
+        shown = ShownImages(images, row.augment if row else None, params.seed)
 
-        def image_of(request: Request) -> Image:
-            return load_image(request.image_id)
+        def image_of(request: Request) -> Shown:
+            return shown.load(request.image_id)
 
         @functools.cache
         def loaded():
@@ -73,7 +77,7 @@ def main(model: str, policy: str, *options: str) -> None:
             respond=lambda batch, decoding: respond(loaded(), batch, image_of, decoding, params.seed),
             rank=lambda batch, options: option_losses(loaded(), batch, options, image_of),
             map_batches=run.map_batches,
-            image_sha256=functools.cache(images.sha256),
+            image_sha256=shown.sha256,
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
             batch_size=params.runtime.batch_size,
@@ -86,7 +90,8 @@ def main(model: str, policy: str, *options: str) -> None:
             for q in questions
         ]
         if chosen.dar == "true":
-            prompts = engine.describe(prompts, chair.prompt, decoding_of("chair", chair.max_new_tokens), "descriptions")
+            how = decoding_of("chair", chair.max_new_tokens), "descriptions", params.stic.infusion, params.stic.blind_dar
+            prompts = engine.describe(prompts, chair.prompt, *how)
         answers = []
         for question, prompt, answer in zip(questions, prompts, engine.answer(prompts, "answers"), strict=True):
             response = suite.as_response(question, answer)

@@ -26,7 +26,9 @@ def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(policy_folder, folder / "models/base")
     write_reward(folder / "models/reward")
-    write_params(folder, sample__images=images, csr__images=4, stic__describe__items=6, evaluate__benchmarks=["mme"], **changes)
+    write_params(
+        folder, sample__images=images, csr__images=4, stic__describe__items=6, **{"evaluate__benchmarks": ["mme"], **changes}
+    )
     rng = np.random.default_rng(0)
     for name in ("sample", "instruct"):
         rows = [(f"{name}_{number}", _png(rng), None) for number in range(images)]
@@ -62,6 +64,7 @@ def write_params(folder: Path, **changes) -> None:
     yaml = YAML()
     params = yaml.load((ROOT / "presets/smoke.yaml").read_text())
     small = {
+        "seva__pairs__items": 12, "seva__pairs__max_new_tokens": 12, "seva__dpo__batch_size": 4,
         "runtime__batch_size": 8, "stic__pairs__max_new_tokens": 12, "stic__describe__max_new_tokens": 12,
         "csr__search__max_sentence_tokens": 6, "csr__search__max_sentences": 3, "stic__dpo__batch_size": 4,
         "csr__dpo__batch_size": 4, "stic__sft__batch_size": 4, "evaluate__chair__max_new_tokens": 12,

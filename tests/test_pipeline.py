@@ -65,6 +65,10 @@ def test_outputs(repository):
         for key in ("pope/adversarial/accuracy", "chair/chair_s", "chair_sampled/chair_i", "chair/truncated_base/chair_s"):
             assert key in found or (model == "base" and "truncated" in key), f"{model} has no {key}"
         assert (folder / "data/answers" / f"{model}.jsonl").stat().st_size
+    for name in ("pairs/stic", "pairs/seva", "pairs_csr/csr-1", "pairs_csr/csr-2"):
+        figures = read_metrics(folder / "reports/metrics" / f"{name}.json")
+        assert figures["pairs/rejected/chair_i"].value is not None
+        assert figures["pairs/all/reward_margin"].value is not None
     assert any((folder / "reports/tables").iterdir())
     assert (folder / "reports/index.html").stat().st_size
     assert run(folder, "git", "status", "--porcelain", "data", "models") == ""
@@ -95,7 +99,10 @@ def test_another_lambda_runs_csr_alone_and_a_second_clone_restores_both(reposito
     run(folder, "git", "commit", "--quiet", "--message=results")
     iterations = range(1, load_params(folder / "params.yaml").csr.iterations + 1)
     chain = {f"{stage}@{t}" for stage in ("search", "train_csr", "evaluate") for t in iterations}
-    assert stages_run(run(folder, "dvc", "exp", "run", "--name", "half", "-S", "lambda=0.5")) == chain | {"report"}
+    assert stages_run(run(folder, "dvc", "exp", "run", "--name", "half", "-S", "lambda=0.5")) == chain | {
+        "diagnose_csr",
+        "report",
+    }
     shown = run(folder, "dvc", "exp", "show", "--json")
     rows = json.loads(shown[shown.index("[{") :])
     (experiment,) = [entry for row in rows for entry in row["experiments"] or []]

@@ -13,6 +13,7 @@ from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.images import ImageError, ImageStore
 from lookagain.params import Params, load_params
 from lookagain.records import Conversation, read_records
+from lookagain.runtime import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -101,15 +102,16 @@ def test_open_clip_weights_must_exist(stages):
 
 
 def test_finished_part_is_not_made_again(tmp_path, stages):
-    class Run:
-        resume_folder = tmp_path
-
     made = []
 
-    def make(folder):
-        made.append(folder)
-        (folder / "weights").write_text("x")
+    def make():
+        made.append("part")
+        return "weights"
 
+    def save(part, folder):
+        (folder / part).write_text("x")
+
+    run = Run("prepare_policy", 0, 1, tmp_path)
     for _ in range(2):
-        assert (stages["prepare_policy"]["kept"](Run, "tower", make) / "weights").is_file()
+        assert (stages["prepare_policy"]["kept"](run, "tower", make, save) / "weights").is_file()
     assert len(made) == 1
