@@ -395,8 +395,9 @@ def test_terminal(repository, capsys):
 def test_a_figure_is_drawn_where_something_was_measured(repository, tmp_path):
     from lookagain.papers import figures
 
-    assert figures.write(fill("csr-7", world_params(), repository), tmp_path / "out")
-    first = (tmp_path / "out/csr-7.svg").read_bytes()
-    assert figures.write(fill("csr-7", world_params(), repository), tmp_path / "out")
-    assert (tmp_path / "out/csr-7.svg").read_bytes() == first
+    filled = fill("csr-2", world_params(), repository)
+    assert figures.write(filled, tmp_path / "first")
+    assert figures.write(filled, tmp_path / "second")
+    for name in ("csr-2.svg", "csr-2.png"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert not figures.write(fill("seva-5", world_params(), repository), tmp_path / "none")
