@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lookagain.launch import share_raw_data
 from lookagain.papers import cells, experiments, grid, tables
 from lookagain.params import read_raw
 
@@ -124,3 +125,18 @@ def test_a_grid_runs_what_is_missing_and_survives_a_failure(look, tmp_path):
     assert params.read_text() == before
     # Called again, it tries the failed one alone.
     assert [run.rows for run in grid.missing_runs(look(), raw)] == [["one fails"]]
+
+
+def test_a_copy_of_the_repository_reads_its_raw_data(tmp_path, monkeypatch):
+    (tmp_path / "repository/data/raw").mkdir(parents=True)
+    (tmp_path / "repository/data/raw/a.jpg").write_text("image")
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("DVC_ROOT", "../repository")
+    share_raw_data()
+    share_raw_data()
+    assert Path("data/raw/a.jpg").read_text() == "image"
+    monkeypatch.chdir(tmp_path / "repository")
+    monkeypatch.setenv("DVC_ROOT", ".")
+    share_raw_data()
+    assert not Path("data/raw").is_symlink()
