@@ -401,3 +401,16 @@ def test_a_figure_is_drawn_where_something_was_measured(repository, tmp_path):
     for name in ("csr-2.svg", "csr-2.png"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert not figures.write(fill("seva-5", world_params(), repository), tmp_path / "none")
+
+
+def test_the_page_shows_the_tables(repository, tmp_path):
+    from lookagain.report import page
+    from lookagain.report.tables import Table
+
+    filled = fill("csr-9", world_params(), repository)
+    content = page.Content({"base": {}}, Table([], []), tmp_path, {}, "abc123", {}, papers=[filled])
+    text = page.render(content)
+    assert "<summary>CSR, Table 9: The weight λ of the image relevance in the reward</summary>" in text
+    assert '<tr class="model"><th>λ = 0.9 [b]</th><td>paper</td><td>1524.2</td>' in text
+    assert "n/a [1]: evaluate.benchmarks does not name mme" in text
+    assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text

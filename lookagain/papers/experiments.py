@@ -53,6 +53,7 @@ class Experiment:
         self.root = root
         self._locks = locks
         self._cache = cache or root / CACHE
+        self._contents: dict[str, bytes] = {}  # of files that were read: several tables ask for the same ones
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -85,10 +86,15 @@ class Experiment:
 
     def read(self, path: str) -> bytes:
         """A file that a stage wrote, or one inside a folder that it wrote. Raises NotMeasured if no copy has the recorded hash."""
+        if path not in self._contents:
+            self._contents[path] = self._read(path)
+        return self._contents[path]
+
+    def _read(self, path: str) -> bytes:
         if path in self.entries:
-            copies = (self._own(path), self._cached(self.entries[path].outs[path]))
-            for content in copies:
-                if content is not None and hashlib.md5(content).hexdigest() == self.entries[path].outs[path]:
+            digest = self.entries[path].outs[path]
+            for content in (self._cached(digest), self._own(path)):
+                if content is not None and hashlib.md5(content).hexdigest() == digest:
                     return content
             raise NotMeasured(f"{self.name}: no copy of {path} has the hash that dvc.lock records")
         folder, _, name = path.rpartition("/")
