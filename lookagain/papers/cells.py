@@ -17,6 +17,7 @@ from typing import Any
 
 from lookagain.errors import UserError
 from lookagain.papers.experiments import (
+    WORKSPACE,
     Entry,
     Experiment,
     NotMeasured,
@@ -31,6 +32,7 @@ from lookagain.records import Metric, from_dict
 
 # Benchmarks that the world has files of, beside those that are always asked.
 WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
+OWN = "the world's own column"
 OPEN = (
     "methods",
     "evaluate.models",
@@ -65,7 +67,7 @@ class Provenance:
 
     experiment: str
     model: str
-    revision: str  # of git
+    revision: str  # of git: the experiment's commit; of the workspace, the commit that is checked out
     params_hash: str  # of all params that decide the model's figures
     overrides: dict[str, Any]
     data_hash: str  # of the benchmark's folder, as DVC records it
@@ -75,8 +77,9 @@ class Provenance:
         chosen = ", ".join(f"{key}={json.dumps(value)}" for key, value in self.overrides.items()) or "params.yaml"
         named = ", ".join([*self.changed[:3], *(["..."] if self.changed[3:] else [])])
         changed = f"; code changed since: {named}" if named else ""
+        now = " now" if self.experiment == WORKSPACE else ""  # dvc.lock does not say at which commit the workspace was run
         return (
-            f"{self.experiment}: {self.model}, {chosen}, params {self.params_hash}, git {self.revision[:18]}, "
+            f"{self.experiment}: {self.model}, {chosen}, params {self.params_hash}, git {self.revision[:18]}{now}, "
             f"benchmark data {self.data_hash[:12] or 'of no record'}{changed}"
         )
 
@@ -198,7 +201,7 @@ def _fill_row(
 def _published(table: PaperTable, row: Row, place: int) -> Cell:
     """The paper's part of a cell; the world's own columns have none."""
     if place >= len(table.columns):
-        return Cell(unpublished="the world's own")
+        return Cell(unpublished=OWN)
     value = row.published[place]
     return Cell(value, None if value is not None else table.unpublished)
 

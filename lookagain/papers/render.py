@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lookagain.papers.cells import Cell, Filled, FilledRow
+from lookagain.papers.cells import OWN, Cell, Filled, FilledRow
 from lookagain.papers.tables import Column
 from lookagain.records import atomic_write
 
@@ -50,7 +50,7 @@ def lines(filled: Filled, places: Sequence[int] | None = None) -> list[Line]:
     for row in filled.rows:
         pairs = [(row.cells[place], filled.columns[place]) for place in places]
         kinds = {
-            "paper": ["–" if cell.published is None else _number(cell.published, column) for cell, column in pairs],
+            "paper": [_paper(cell, column) for cell, column in pairs],
             "world" if filled.world else "ours": [_ours(cell, column, known) for cell, column in pairs],
             "95%": [_interval(cell, column) for cell, column in pairs],
             "difference": [_signed(cell.difference, column) for cell, column in pairs],
@@ -79,7 +79,7 @@ def notes(filled: Filled) -> list[str]:
     world = WORLD_NOTE if filled.world else SCALE_NOTE
     means = [f"{column.title}: {column.world}" for column in filled.columns if column.world and filled.world]
     missing = [f"n/a [{number}]: {reason}" for number, reason in enumerate(filled.reasons, 1)]
-    absent = any(cell.published is None for row in filled.rows for cell in row.cells)
+    absent = any(cell.published is None and cell.unpublished != OWN for row in filled.rows for cell in row.cells)
     dash = [f"–: {table.unpublished}"] if absent else []
     marks = provenance_marks(filled)
     sources = {marks[row.label]: str(row.provenance) for row in filled.rows if row.provenance}
@@ -108,6 +108,11 @@ def _number(value: float | None, column: Column) -> str:
 
 def _signed(value: float | None, column: Column) -> str:
     return "" if value is None else f"{'+' if value >= 0 else '−'}{_number(abs(value), column)}"
+
+
+def _paper(cell: Cell, column: Column) -> str:
+    """The paper's number; a dash where it prints none, nothing where the column is the world's own."""
+    return "" if cell.unpublished == OWN else "–" if cell.published is None else _number(cell.published, column)
 
 
 def _ours(cell: Cell, column: Column, known: Sequence[str]) -> str:
@@ -194,8 +199,11 @@ def _escaped(text: str) -> str:
 
 CSV_HEAD = (
     "table row column benchmark metric published value se low high difference gain published_gain reason "
-    "experiment model git_revision params_hash overrides data_hash"
+    "experiment model git_revision params_hash overrides data_hash code_changed"
 ).split()
+
+
+TRACED = 7  # the last columns, which trace a number
 
 
 def to_csv(filled: Filled) -> str:
@@ -216,7 +224,7 @@ def to_csv(filled: Filled) -> str:
                 cell.gain,
                 cell.published_gain,
             ]
-            where = _traced(row) if cell.value is not None else [""] * 6
+            where = _traced(row) if cell.value is not None else [""] * TRACED
             writer.writerow(
                 [filled.table.name, row.label, column.title, benchmark, _source(column), *numbers, cell.reason, *where]
             )
@@ -230,9 +238,9 @@ def _source(column: Column) -> str:
 def _traced(row: FilledRow) -> list[str]:
     made = row.provenance
     if made is None:
-        return [""] * 6
+        return [""] * TRACED
     overrides = " ".join(f"{key}={value}" for key, value in made.overrides.items())
-    return [made.experiment, made.model, made.revision, made.params_hash, overrides, made.data_hash]
+    return [made.experiment, made.model, made.revision, made.params_hash, overrides, made.data_hash, " ".join(made.changed)]
 
 
 LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
