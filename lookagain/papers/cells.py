@@ -3,7 +3,7 @@
 A row is measured by the first experiment that holds its model's metrics under equal params (`experiments.first_difference`). At
 scale, `difference` is ours less the published number. In the small world the benchmarks are its own, of the same kind: there the
 numbers themselves cannot be compared, so `gain` sets what a row has over the table's first row of the same policy beside what the
-paper's row has. A mean's standard error is the mean of its parts' errors, an upper bound, as they share images.
+paper's row has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lookagain.errors import UserError
 from lookagain.papers.experiments import (
     WORKSPACE,
     Entry,
@@ -26,23 +25,13 @@ from lookagain.papers.experiments import (
     first_difference,
     recorded_params,
 )
-from lookagain.papers.tables import ALWAYS, Column, PaperTable, Part, Row, metric_keys, part_keys
+from lookagain.papers.reading import RowReader, UnknownParam
+from lookagain.papers.tables import Column, PaperTable, Row
 from lookagain.params import Params, ParamsError, check_params
-from lookagain.records import Metric, from_dict
 
-# Benchmarks that the world has files of, beside those that are always asked.
-WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
 OWN = "the world's own column"
-OPEN = (
-    "methods",
-    "evaluate.models",
-    "continued_sft.models",
-    "data.coco.benchmarks",
-)  # sections whose keys are names that a user chooses
-
-
-class UnknownParam(UserError):
-    """An override of a key that params.yaml does not have."""
+# Sections whose keys are names that a user chooses.
+OPEN = ("methods", "evaluate.models", "continued_sft.models", "data.coco.benchmarks")
 
 
 @dataclass(frozen=True)
@@ -189,7 +178,7 @@ def _fill_row(
         cells = [replace(cell, reason=column.reason or chosen.reason) for cell, column in zip(blank, columns, strict=True)]
         return FilledRow(chosen.label, row.model, chosen.overrides, cells)
     match = _match(row, chosen.wanted, found)
-    reader = _Reader(table, row, chosen.wanted, match, world)
+    reader = RowReader(table, row, chosen.wanted, match[0] if match else None, world)
     cells = [replace(cell, **reader.figure(column)) for cell, column in zip(blank, columns, strict=True)]
     if not world:
         cells = [_difference(cell) for cell in cells]
@@ -232,110 +221,6 @@ def _provenance(row: Row, chosen: Plan, experiment: Experiment, chain: list[Entr
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     changed = changed_code(chain, experiment.root)
     return Provenance(experiment.name, str(row.model), experiment.revision, digest, chosen.overrides, data_hash(chain), changed)
-
-
-class _Reader:
-    """The figures of one row, from the experiment that measured it."""
-
-    def __init__(
-        self,
-        table: PaperTable,
-        row: Row,
-        wanted: Mapping[str, Any],
-        match: tuple[Experiment, list[Entry]] | None,
-        world: bool,
-    ):
-        self._row, self._wanted, self._world = row, wanted, world
-        self._experiment = match[0] if match else None
-        self.command = f"not run: lookagain grid {table.name}"  # the reason of what a grid would measure
-        self._metrics: dict[str, Any] = {}
-        if self._experiment:
-            self._metrics = json.loads(self._experiment.read(f"reports/metrics/{row.model}.json"))
-
-    def figure(self, column: Column) -> dict[str, Any]:
-        """Fields of a cell: value, error and interval, or the reason for none."""
-        try:
-            if column.reason is not None:
-                raise NotMeasured(column.reason)
-            if column.param is not None:
-                return {"value": self._param(column.param)}
-            self._check_asked(column)
-            if self._experiment is None:
-                raise NotMeasured(self.command)
-            if column.log is not None:
-                return {"value": self._log(self._experiment, column.log)}
-            if column.pairs is not None:
-                return {"value": self._reward(self._experiment, column.pairs)}
-            metric = self._metric(column.metric) if column.metric else self._mean(column.mean or [])
-            return {"value": metric.value, "se": metric.se, "low": metric.low, "high": metric.high}
-        except (NotMeasured, UnknownParam) as error:
-            return {"reason": str(error)}
-
-    def _param(self, name: str) -> float:
-        key = f"{self._row.section}.{name}" if self._row.section else name
-        place: Any = self._wanted
-        for part in key.split("."):
-            if not isinstance(place, Mapping) or part not in place:
-                raise UnknownParam(f"params.yaml has no key {key}")
-            place = place[part]
-        return float(place)
-
-    def _metric(self, key: str) -> Metric:
-        if key in self._metrics:
-            metric = from_dict(Metric, self._metrics[key])
-            if metric.value is None:
-                raise NotMeasured(metric.reason or "null")
-            return metric
-        if key.partition("/")[0] in ALWAYS or any(one.startswith(key.partition("/")[0]) for one in self._metrics):
-            raise NotMeasured(f"reports/metrics/{self._row.model}.json has no {key}")
-        raise NotMeasured(self._unasked(key) or self.command)
-
-    def _check_asked(self, column: Column) -> None:
-        """Raise NotMeasured if a run with these params would not measure a column."""
-        reasons = [self._unasked(key) for key in metric_keys(column)]
-        refused = [reason for reason in reasons if reason]
-        if refused and (column.metric or not self._world or len(refused) == len(reasons)):
-            raise NotMeasured(refused[0])
-
-    def _unasked(self, key: str) -> str | None:
-        """Why the wanted params do not ask a metric's benchmark; None if they do."""
-        benchmark = key.partition("/")[0]
-        if benchmark in (*ALWAYS, *self._wanted["evaluate"]["benchmarks"]):
-            return None
-        if self._world and benchmark not in WORLD_BENCHMARKS:
-            return "not in the world"
-        return f"evaluate.benchmarks does not name {benchmark}"
-
-    def _mean(self, parts: Sequence[Part]) -> Metric:
-        """The mean of parts. In the world, of those that it has and that are asked: `_check_asked` saw that there are some."""
-        if self._world:
-            parts = [part for part in parts if not any(self._unasked(key) for key in part_keys(part))]
-        figures = [self._part(part) for part in parts]
-        errors = [figure.se for figure in figures if figure.se is not None]
-        error = sum(errors) / len(errors) if len(errors) == len(figures) else None
-        return Metric(sum(figure.value or 0.0 for figure in figures) / len(figures), error)
-
-    def _part(self, part: Part) -> Metric:
-        metric = self._metric(part.metric) if part.metric else self._mean(part.mean or [])
-        value = (metric.value or 0.0) / part.divide
-        return Metric(100 - value if part.from_100 else value, metric.se / part.divide if metric.se is not None else None)
-
-    def _log(self, experiment: Experiment, key: str) -> float:
-        path = f"models/{self._row.model}/training_log.json"
-        values = [float(entry[key]) for entry in json.loads(experiment.read(path)) if key in entry]
-        if not values:
-            raise NotMeasured(f"{path} has no {key}")
-        last = values[-max(1, len(values) // 10) :]
-        return sum(last) / len(last)
-
-    def _reward(self, experiment: Experiment, which: str) -> float:
-        path = f"data/pairs/{self._row.pairs}/pairs.jsonl"
-        pairs = [json.loads(line) for line in experiment.read(path).decode().splitlines()]
-        made = [pair["chosen_provenance"] if which == "chosen" else pair["rejected_provenance"][0] for pair in pairs]
-        scores = [float(one["score"]) for one in made if one.get("score") is not None]
-        if not scores:
-            raise NotMeasured(f"{path} has no rewards")
-        return sum(scores) / len(scores)
 
 
 def _difference(cell: Cell) -> Cell:
