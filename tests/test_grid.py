@@ -1,5 +1,6 @@
 """Grids: what is missing, the commands, and real runs of DVC in a small repository, one of which fails."""
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,18 @@ def test_a_grid_runs_what_is_missing_and_survives_a_failure(look, tmp_path):
     assert params.read_text() == before
     # Called again, it tries the failed one alone.
     assert [run.rows for run in grid.missing_runs(look(), raw)] == [["one fails"]]
+
+
+def test_an_experiment_that_a_killed_grid_left_at_work_is_waited_for(tmp_path):
+    (tmp_path / grid.LOGS).mkdir(parents=True)
+    with (tmp_path / grid.LOGS / "csr-9-1.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        left = subprocess.Popen(["sleep", "0.5"], pass_fds=[lock.fileno()])
+    outcome = grid.run_one(grid.Run("csr-9-1", {}, []), {}, tmp_path, wanted=lambda: False)
+    assert outcome.seconds > 0.3
+    assert left.wait(5) == 0
+    assert outcome.error is None
+    assert not outcome.log.exists()
 
 
 def test_a_copy_of_the_repository_reads_its_raw_data(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ DVC's own queue is not used: it is known to hang.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lookagain.papers.cells import Filled, overridden
 
@@ -105,7 +106,7 @@ def run_grid(
             for run in todo:
                 changes = ", ".join(f"{key}={value}" for key, value in run.overrides.items()) or "params.yaml as it is"
                 tell(f"{run.name}: {changes} (for {', '.join(run.rows)}); its output: {LOGS}/{run.name}.log")
-            for outcome in pool.map(lambda run: run_one(run, raw, root), todo):
+            for outcome in pool.map(lambda run: run_one(run, raw, root, lambda: _is_missing(run, look(), raw)), todo):
                 ended = f"failed: {outcome.error}" if outcome.error else "done"
                 tell(f"{outcome.run.name}: {ended} after {outcome.seconds:.0f} s")
                 outcomes.append(outcome)
@@ -130,17 +131,44 @@ def _left(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[Run]:
     return [run for run in runs if run.name not in tried]
 
 
-def run_one(run: Run, raw: Mapping[str, Any], root: Path | str = ".") -> Outcome:
-    """Run one experiment, with all that it prints in a log file."""
+def _is_missing(run: Run, filled: Filled, raw: Mapping[str, Any]) -> bool:
+    return run.name in {one.name for one in missing_runs(filled, raw)}
+
+
+def run_one(run: Run, raw: Mapping[str, Any], root: Path | str, wanted: Callable[[], bool]) -> Outcome:
+    """Run one experiment, with all that it prints in a log file.
+
+    Where a grid was killed and left its `dvc` at work, waits for that one, and runs the experiment if it is still `wanted`. The
+    lock is the child's as well, and is free when both have ended.
+    """
     log = Path(root) / LOGS / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
-            command(run, raw), cwd=root, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, check=False
-        )
+    with log.with_suffix(".lock").open("w") as lock:
+        if _waited_for(lock) and not wanted():
+            return Outcome(run, time.monotonic() - start, None, log)
+        with log.open("w", encoding="utf-8") as file:
+            done = subprocess.run(
+                command(run, raw),
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock.fileno()],
+                check=False,
+            )
     error = last_error(log.read_text(encoding="utf-8", errors="replace")) if done.returncode else None
     return Outcome(run, time.monotonic() - start, error, log)
+
+
+def _waited_for(lock: TextIO) -> bool:
+    """Take a lock; returns whether another process had it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return True
+    return False
 
 
 def last_error(text: str) -> str:
