@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from lookagain.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lookagain.papers.cells import Filled
     from lookagain.params import Params
 
 app = typer.Typer(
@@ -116,6 +118,66 @@ def results() -> None:
     from lookagain.report import tables
 
     tables.print_results()
+
+
+@app.command("tables")
+def paper_tables(
+    name: Annotated[str, typer.Argument(help="as csr-9 or stic-fig-6; without it, all are listed")] = "",
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or latex (booktabs)")] = "terminal",
+    out: Annotated[Path | None, typer.Option(help="a folder: write the table in all forms, and its figure, into it")] = None,
+) -> None:
+    """The papers' tables and figures: published numbers beside ours, from the workspace and DVC's experiments."""
+    from lookagain.papers import render
+    from lookagain.papers.tables import names
+
+    if form not in ("terminal", *render.FORMATS):
+        raise UserError(f"--format {form}: allowed are terminal, {', '.join(render.FORMATS)}")
+    if not name:
+        render.print_list(_filled(*names()))
+        return
+    (filled,) = _filled(name)
+    if out is not None:
+        from lookagain.papers import figures
+
+        render.write(filled, out)
+        figures.write(filled, out)
+    if form == "terminal":
+        render.print_table(filled)
+    else:
+        print(render.render(filled, form), end="")
+
+
+@app.command()
+def grid(
+    name: Annotated[str, typer.Argument(help="a table or figure, as csr-9; `lookagain tables` lists all")],
+    jobs: Annotated[int, typer.Option(min=1, help="experiments at a time; each takes the memory of a whole run")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run, and run nothing")] = False,
+) -> None:
+    """Run the experiments that a table still needs, through DVC, and print the table; a killed grid goes on when called again."""
+    from lookagain.papers import render
+    from lookagain.papers.grid import command, missing_runs, run_grid, with_failures
+    from lookagain.params import read_raw
+
+    raw = read_raw()
+    if dry_run:
+        for run in missing_runs(_filled(name)[0], raw):
+            print(f"{', '.join(run.rows)}: {shlex.join(['dvc', *command(run, raw)[3:]])}")
+        return
+    outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
+    render.print_table(with_failures(_filled(name)[0], outcomes))
+    if failed := [outcome for outcome in outcomes if outcome.error]:
+        raise UserError(f"{len(failed)} of {len(outcomes)} experiments failed; `lookagain grid {name}` tries them again")
+
+
+def _filled(*names: str) -> list[Filled]:
+    """Tables with what the workspace and DVC's experiments measured under params.yaml and the rows' overrides."""
+    from lookagain.papers.cells import fill
+    from lookagain.papers.experiments import experiments
+    from lookagain.papers.tables import read
+    from lookagain.params import read_raw
+
+    raw, found = read_raw(), experiments()
+    return [fill(read(name), raw, found) for name in names]
 
 
 @app.command()

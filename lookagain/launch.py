@@ -8,6 +8,7 @@ An error that its user can mend ends with one line and exit code 1; any other ke
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from lookagain.errors import UserError
 from lookagain.params import load_params
-from lookagain.runtime import StageError, read_accelerate_config
+from lookagain.runtime import StageError, read_accelerate_config, root
 
 ONE_PROCESS = ("prepare_data", "sample_images", "report")  # stages whose other processes would only wait
 # Set for the processes that do the work, so that they do not start others: to 1, or, where they are several, to a file in which
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
     """Run one stage; returns the exit code."""
     try:
         load_params()  # before any model loads, and before several processes would each complain
+        share_raw_data()
         name = os.environ.get("ACCELERATE_CONFIG") or default_config()
         config = read_accelerate_config(name) if name else {}
         if arguments and arguments[0] in ONE_PROCESS:
@@ -68,6 +70,18 @@ def main(arguments: list[str]) -> int:
             print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def share_raw_data() -> None:
+    """In a temporary copy of the repository (`dvc exp run --temp`), let data/raw be the repository's own.
+
+    Downloaded data belong to neither git nor DVC, which would carry them there; indexed images are read from where they lie.
+    """
+    kept, here = root() / "data/raw", Path("data/raw")
+    if kept.is_dir() and not here.exists():
+        here.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            here.symlink_to(kept.resolve())
 
 
 def run_processes(name: str, config: dict, arguments: list[str]) -> int:

@@ -394,16 +394,26 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
     Raises ParamsError if the file is missing, is no YAML, or holds an unknown, missing, mistyped or out-of-range key.
     """
+    return check_params(read_raw(path), str(path))
+
+
+def read_raw(path: Path | str = "params.yaml") -> dict[str, Any]:
+    """A params file as plain nested values, unchecked. Raises ParamsError if it is missing or no YAML."""
     path = Path(path)
     if not path.is_file():
         raise ParamsError(f"no params file {path}: run from the repository's root, or `lookagain use tiny` to write one")
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text())
+        return YAML(typ="safe", pure=True).load(path.read_text())
     except YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
-    own = _own_sections(raw, str(path))
-    params: Params = dataclasses.replace(_build(Params, raw, "", str(path)), own=own)
-    _check_relations(params, str(path))
+
+
+def check_params(raw: dict[str, Any], path: str) -> Params:
+    """Params from plain nested values, checked as `load_params` does; `path` names them in errors."""
+    raw = dict(raw) if isinstance(raw, dict) else raw
+    own = _own_sections(raw, path)
+    params: Params = dataclasses.replace(_build(Params, raw, "", path), own=own)
+    _check_relations(params, path)
     return params
 
 

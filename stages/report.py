@@ -1,8 +1,9 @@
 """The report: tables, figures and a page from the metrics, and the experiment's row in MLflow.
 
 Run:    python -m lookagain.launch report
-Reads:  reports/metrics/, data/answers/, data/pairs/, data/benchmarks/<evaluate.split>/, data/sample/, models/*/*.json
-Writes: reports/tables/, reports/figures/ (results as PNG and SVG, images.png), reports/index.html
+Reads:  reports/metrics/, data/answers/, data/pairs/, data/benchmarks/<evaluate.split>/, data/sample/, models/*/*.json, tables/
+Writes: reports/tables/ (in papers/ the papers' tables beside this run's numbers), reports/figures/ (PNG and SVG, images.png),
+        reports/index.html
 """
 
 import json
@@ -11,7 +12,9 @@ import subprocess
 from pathlib import Path
 
 from lookagain import runtime, tracking
-from lookagain.params import flatten, load_params
+from lookagain.papers.experiments import CACHE, workspace
+from lookagain.papers.figures import write_measured
+from lookagain.params import flatten, load_params, read_raw
 from lookagain.records import atomic_write
 from lookagain.report import examples, figures, page, tables
 
@@ -30,7 +33,11 @@ def main() -> None:
         metrics = tables.read_all("reports/metrics", models)
         table = tables.build(metrics)
         tables.write(table, "reports/tables")
+        figures.write_tradeoff(metrics, "reports/tables/tradeoff.csv")
         figures.write(metrics, figures.read_logs("models", policies), "reports/figures")
+        # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
+        here = [workspace(cache=runtime.root() / CACHE)]
+        papers = write_measured(read_raw(), here, "reports/tables/papers", "reports/figures/papers")
         benchmark, seed, pixels = f"data/benchmarks/{params.evaluate.split}", params.seed, params.data.max_image_pixels
         examples.contact_sheet(f"{benchmark}/images", seed, pixels).save("reports/figures/images.png")
         shown = ["base", *[model for model, entry in evaluated.items() if not entry.dar][-1:], chain[-1]]
@@ -47,6 +54,7 @@ def main() -> None:
             pairs=examples.read_pairs("data/pairs", sources, seed, pixels),
             diagnostics=tables.read_all("reports/metrics/pairs", list(params.methods))
             | tables.read_all("reports/metrics/pairs_csr", chain),
+            papers=papers,
             missing=[*page.missing_figures(metrics), *absent, *skipped_images("data/sample/skipped.json")],
         )
         with atomic_write("reports/index.html") as file:

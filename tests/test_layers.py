@@ -21,7 +21,7 @@ LAYERS = [
     {"errors", "seeds", "params", "records", "extensions", "augmentations"},
     {"pairs", "losses", "metrics", "stats", "images", "transforms", "prompts", "chat", "judge", "diagnostics"},
     {"policy", "features", "rewards", "decoder"},
-    {"generation", "search", "training", "evaluation", "report", "world", "sources"},
+    {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources"},
     {"tracking", "runtime"},
     {"cli", "launch"},
 ]
@@ -38,6 +38,7 @@ NO_TORCH = [
     "diagnostics",
     "extensions",
     "sources",
+    "papers",
     "prompts",
     "chat",
     "judge",

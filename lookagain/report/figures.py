@@ -6,6 +6,7 @@ depend on the numbers alone (no date, fixed ids). Backgrounds are clear and the 
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lookagain.records import RecordError
+from lookagain.records import RecordError, atomic_write
 from lookagain.report.tables import BASE, Metrics, control_key, label
 
 INK = "#24292f"  # text and axes; a page replaces it in the SVG
@@ -167,6 +168,18 @@ def _point(metrics: Metrics, prefix: str) -> Point | None:
     if x is None or y is None or x.value is None or y.value is None:
         return None
     return Point(x.value, y.value, x.se or 0.0, y.se or 0.0)
+
+
+def write_tradeoff(metrics: Mapping[str, Metrics | None], path: Path | str) -> None:
+    """The trade-off's points as CSV, for `dvc plots`."""
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["model", "decoding", "chair_s", "recall"])
+        for model, known in metrics.items():
+            for benchmark, decoding in (("chair", "greedy"), ("chair_sampled", SAMPLED)):
+                point = _point(known or {}, benchmark)
+                if point:
+                    writer.writerow([model, decoding, point.chair_s, point.recall])
 
 
 def _draw_point(axis: Axes, point: Point, model: str, is_control: bool) -> None:

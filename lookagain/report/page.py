@@ -17,6 +17,8 @@ from typing import Any
 
 from PIL import Image as PILImage
 
+from lookagain.papers import render as paper_render
+from lookagain.papers.cells import Filled
 from lookagain.records import Provenance
 from lookagain.report import tables
 from lookagain.report.examples import Example, PairExample, spans
@@ -59,6 +61,7 @@ class Content:
     gallery: Sequence[Example] = ()
     pairs: Mapping[str, list[PairExample]] = field(default_factory=dict)
     diagnostics: Mapping[str, Metrics | None] = field(default_factory=dict)  # by method: `diagnostics.diagnose`
+    papers: Sequence[Filled] = ()  # the papers' tables in which this run measured something
     missing: Sequence[str] = ()  # what was skipped or not measured, a sentence each
 
 
@@ -135,6 +138,7 @@ def render(content: Content) -> str:
         ("summary", "Summary", _summary),
         ("results", "Results", _results),
         ("figures", "Figures", _figures),
+        ("papers", "The papers' tables", _papers),
         ("gallery", "Descriptions", _gallery),
         ("pairs", "Preference pairs", _pairs),
         ("missing", "Not measured", _missing),
@@ -182,6 +186,28 @@ def _results(content: Content) -> str:
         )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in content.table.notes)
     return "".join(parts) + f'<ul class="note">{notes}</ul>'
+
+
+def _papers(content: Content) -> str:
+    if not content.papers:
+        return "<p>None: this run measured no figure of a table's columns.</p>"
+    return "".join(_paper(filled) for filled in content.papers)
+
+
+def _paper(filled: Filled) -> str:
+    """One table of a paper, closed until it is asked for."""
+    head = "".join(f"<th>{html.escape(paper_render.head(filled, column))}</th>" for column in filled.columns)
+    rows = []
+    for line in paper_render.lines(filled):
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in line.texts)
+        kind = "model" if line.label else "control"
+        rows.append(f'<tr class="{kind}"><th>{html.escape(line.label)}</th><td>{line.kind}</td>{cells}</tr>')
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in paper_render.notes(filled))
+    return (
+        f"<details><summary>{html.escape(paper_render.title(filled))}</summary>"
+        f'<div class="scroll"><table><thead><tr><th></th><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<ul class="note">{notes}</ul></details>'
+    )
 
 
 def _class(cell: tables.Cell) -> str:

@@ -1,0 +1,126 @@
+"""The figures of one row of a paper's table, from the experiment that measured its model; what is missing has a reason.
+
+A mean's standard error is the mean of its parts' errors, an upper bound, as they share images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lookagain.errors import UserError
+from lookagain.papers.experiments import Experiment, NotMeasured
+from lookagain.papers.tables import ALWAYS, Column, PaperTable, Part, Row, metric_keys, part_keys
+from lookagain.records import Metric, from_dict
+
+# Benchmarks that the world has files of, beside those that are always asked.
+WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
+
+
+class UnknownParam(UserError):
+    """An override of a key that params.yaml does not have."""
+
+
+class RowReader:
+    """The figures of one row, from the experiment that measured it."""
+
+    def __init__(
+        self,
+        table: PaperTable,
+        row: Row,
+        wanted: Mapping[str, Any],
+        experiment: Experiment | None,
+        world: bool,
+    ):
+        self._row, self._wanted, self._world = row, wanted, world
+        self._experiment = experiment
+        self.command = f"not run: lookagain grid {table.name}"  # the reason of what a grid would measure
+        self._metrics: dict[str, Any] = {}
+        if self._experiment:
+            self._metrics = json.loads(self._experiment.read(f"reports/metrics/{row.model}.json"))
+
+    def figure(self, column: Column) -> dict[str, Any]:
+        """Fields of a cell: value, error and interval, or the reason for none."""
+        try:
+            if column.reason is not None:
+                raise NotMeasured(column.reason)
+            if column.param is not None:
+                return {"value": self._param(column.param)}
+            self._check_asked(column)
+            if self._experiment is None:
+                raise NotMeasured(self.command)
+            if column.log is not None:
+                return {"value": self._log(self._experiment, column.log)}
+            if column.pairs is not None:
+                return {"value": self._reward(self._experiment, column.pairs)}
+            metric = self._metric(column.metric) if column.metric else self._mean(column.mean or [])
+            return {"value": metric.value, "se": metric.se, "low": metric.low, "high": metric.high}
+        except (NotMeasured, UnknownParam) as error:
+            return {"reason": str(error)}
+
+    def _param(self, name: str) -> float:
+        key = f"{self._row.section}.{name}" if self._row.section else name
+        place: Any = self._wanted
+        for part in key.split("."):
+            if not isinstance(place, Mapping) or part not in place:
+                raise UnknownParam(f"params.yaml has no key {key}")
+            place = place[part]
+        return float(place)
+
+    def _metric(self, key: str) -> Metric:
+        if key in self._metrics:
+            metric = from_dict(Metric, self._metrics[key])
+            if metric.value is None:
+                raise NotMeasured(metric.reason or "null")
+            return metric
+        if key.partition("/")[0] in ALWAYS or any(one.startswith(f"{key.partition('/')[0]}/") for one in self._metrics):
+            raise NotMeasured(f"reports/metrics/{self._row.model}.json has no {key}")
+        raise NotMeasured(self._unasked(key) or self.command)
+
+    def _check_asked(self, column: Column) -> None:
+        """Raise NotMeasured if a run with these params would not measure a column."""
+        reasons = [self._unasked(key) for key in metric_keys(column)]
+        refused = [reason for reason in reasons if reason]
+        if refused and (column.metric or not self._world or len(refused) == len(reasons)):
+            raise NotMeasured(refused[0])
+
+    def _unasked(self, key: str) -> str | None:
+        """Why the wanted params do not ask a metric's benchmark; None if they do."""
+        benchmark = key.partition("/")[0]
+        if benchmark in (*ALWAYS, *self._wanted["evaluate"]["benchmarks"]):
+            return None
+        if self._world and benchmark not in WORLD_BENCHMARKS:
+            return "not in the world"
+        return f"evaluate.benchmarks does not name {benchmark}"
+
+    def _mean(self, parts: Sequence[Part]) -> Metric:
+        """The mean of parts. In the world, of those that it has and that are asked: `_check_asked` saw that there are some."""
+        if self._world:
+            parts = [part for part in parts if not any(self._unasked(key) for key in part_keys(part))]
+        figures = [self._part(part) for part in parts]
+        errors = [figure.se for figure in figures if figure.se is not None]
+        error = sum(errors) / len(errors) if len(errors) == len(figures) else None
+        return Metric(sum(figure.value or 0.0 for figure in figures) / len(figures), error)
+
+    def _part(self, part: Part) -> Metric:
+        metric = self._metric(part.metric) if part.metric else self._mean(part.mean or [])
+        value = (metric.value or 0.0) / part.divide
+        return Metric(100 - value if part.from_100 else value, metric.se / part.divide if metric.se is not None else None)
+
+    def _log(self, experiment: Experiment, key: str) -> float:
+        path = f"models/{self._row.model}/training_log.json"
+        values = [float(entry[key]) for entry in json.loads(experiment.read(path)) if key in entry]
+        if not values:
+            raise NotMeasured(f"{path} has no {key}")
+        last = values[-max(1, len(values) // 10) :]
+        return sum(last) / len(last)
+
+    def _reward(self, experiment: Experiment, which: str) -> float:
+        path = f"data/pairs/{self._row.pairs}/pairs.jsonl"
+        pairs = [json.loads(line) for line in experiment.read(path).decode().splitlines()]
+        made = [pair["chosen_provenance"] if which == "chosen" else pair["rejected_provenance"][0] for pair in pairs]
+        scores = [float(one["score"]) for one in made if one.get("score") is not None]
+        if not scores:
+            raise NotMeasured(f"{path} has no rewards")
+        return sum(scores) / len(scores)
