@@ -23,7 +23,7 @@ def main() -> None:
     """Describe the images of `stic.describe.items` conversations, drawn by seed."""
     params = load_params()
     settings = params.stic.describe
-    used = {"seed": params.seed, "describe": settings, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "describe": settings, "loading": params.policy.loading}
     with (
         runtime.stage("describe_images", used, ["data/instruct", "models/stic-stage1"]) as run,
         tracking.child("describe_images", flatten(settings, "stic.describe."), enabled=run.is_main) as track,
@@ -36,7 +36,7 @@ def main() -> None:
             for one in drawn
         ]
         decoding = Decoding(settings.temperature, settings.top_p, settings.max_new_tokens)
-        policy = load_policy("models/stic-stage1", params.policy.dtype, run.device)
+        policy = load_policy("models/stic-stage1", params.policy.loading, run.device)
         dealt = batches(requests, params.runtime.batch_size)
         responses = run.map_batches(
             dealt,

@@ -8,6 +8,7 @@ Writes: data/answers/MODEL.jsonl, reports/metrics/MODEL.json; keeps answers in .
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -44,7 +45,7 @@ def main(model: str, policy: str, *options: str) -> None:
         params.evaluate.pope.suffix,
         params.evaluate.benchmarks,
         params.evaluate.prompts,
-        params.policy.dtype,
+        dataclasses.asdict(params.policy.loading),
         params.data.max_image_pixels,
         params.seed,
         options,
@@ -67,7 +68,7 @@ def main(model: str, policy: str, *options: str) -> None:
 
         @functools.cache
         def loaded():
-            return load_policy(f"models/{policy}", params.policy.dtype, run.device)
+            return load_policy(f"models/{policy}", params.policy.loading, run.device)
 
         engine = Engine(
             respond=lambda batch, decoding: respond(loaded(), batch, image_of, decoding, params.seed),
@@ -77,7 +78,7 @@ def main(model: str, policy: str, *options: str) -> None:
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
             batch_size=params.runtime.batch_size,
-            version=code_version(params.policy.dtype),
+            version=code_version(str(params.policy.loading)),
             write=run.is_main,
         )
         questions = annotations.questions

@@ -24,7 +24,7 @@ def main(method: str) -> None:
     if method != "stic":
         raise UserError(f"methods: no pair source {method!r}; known: stic")
     settings = params.stic.pairs
-    used = {"seed": params.seed, "pairs": settings, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "pairs": settings, "loading": params.policy.loading}
     name = f"generate_pairs@{method}"
     with (
         runtime.stage(name, used, ["data/sample", "models/base"]) as run,
@@ -36,7 +36,7 @@ def main(method: str) -> None:
         )
         asks = {ask.id: ask for plan in plans for ask in (plan.chosen, plan.rejected)}
         decoding = Decoding(settings.temperature, settings.top_p, settings.max_new_tokens)
-        policy = load_policy("models/base", params.policy.dtype, run.device)
+        policy = load_policy("models/base", params.policy.loading, run.device)
 
         def work(batch):
             requests = [Request(ask.id, ask.image_id, ask.prompt) for ask in batch]

@@ -27,7 +27,7 @@ def main(method: str, model: str, parent: str = "base") -> None:
     """Train one model on one method's pairs."""
     params = load_params()
     settings = params.csr.dpo if method.startswith("csr-") else getattr(params, method).dpo
-    used = {"seed": params.seed, "dpo": settings, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "dpo": settings, "loading": params.policy.loading}
     source = Path(f"data/pairs/{method}.jsonl")
     name = f"train_dpo@{model}"
     with (
@@ -36,7 +36,7 @@ def main(method: str, model: str, parent: str = "base") -> None:
     ):
         pairs = read_records(source, Pair)
         images = ImageStore("data/sample/images", params.data.max_image_pixels)
-        policy = load_policy(f"models/{parent}", params.policy.dtype, run.device)
+        policy = load_policy(f"models/{parent}", params.policy.loading, run.device)
 
         def references(batch: list[Pair]) -> list[list[float]]:
             return reference_logps(policy, batch, images.load, settings.max_length)

@@ -26,7 +26,7 @@ def main() -> None:
     """Train STIC's second stage."""
     params = load_params()
     settings = params.stic.sft
-    used = {"seed": params.seed, "sft": settings, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "sft": settings, "loading": params.policy.loading}
     source = Path("data/descriptions.jsonl")
     with (
         runtime.stage("train_sft", used, [source, "data/instruct", "models/stic-stage1"]) as run,
@@ -35,7 +35,7 @@ def main() -> None:
         images = ImageStore("data/instruct/images", params.data.max_image_pixels)
         described = {one.id: one.response for one in read_records(source, Description)}
         conversations = [one for one in read_records("data/instruct/conversations.jsonl", Conversation) if one.id in described]
-        policy = load_policy("models/stic-stage1", params.policy.dtype, run.device, merge_last=False)
+        policy = load_policy("models/stic-stage1", params.policy.loading, run.device, merge_last=False)
         check_trainable(policy.model)
         examples = []
         for one in conversations:

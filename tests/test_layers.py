@@ -17,12 +17,14 @@ NO_DEPS = {"lookagain.runtime", "lookagain.launch", "lookagain.tracking"}
 # Lower layers first. A module may import from its own layer and those below.
 LAYERS = [
     {"errors", "seeds", "params", "records"},
-    {"pairs", "losses", "metrics", "stats", "images", "transforms", "prompts", "chat", "judge"},
+    {"pairs", "losses", "metrics", "stats", "images", "pools", "transforms", "prompts", "chat", "judge"},
     {"policy", "features", "rewards", "decoder"},
-    {"generation", "search", "training", "evaluation", "report", "world"},
+    {"generation", "search", "training", "evaluation", "report", "world", "export", "plan"},
     {"tracking", "runtime"},
     {"cli", "launch"},
 ]
+# Properties of the params' sections, and the keys they read.
+PROPERTIES = {"policy.loading": ["policy.dtype", "policy.attention", "policy.four_bit"]}
 NO_TORCH = [
     "errors",
     "seeds",
@@ -32,11 +34,13 @@ NO_TORCH = [
     "metrics",
     "stats",
     "images",
+    "pools",
     "transforms",
     "prompts",
     "chat",
     "judge",
     "runtime",
+    "plan",
     "cli",
 ]
 
@@ -123,6 +127,7 @@ def test_params_are_those_the_script_reads(path, name):
     chains = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
     whole = {chain for chain in chains if not any(other.startswith(chain + ".") for other in chains)}
     read = {chain.removeprefix("params.").replace("lambda_", "lambda") for chain in whole if chain.startswith("params.")}
+    read = {key for one in read for key in PROPERTIES.get(one, [one])}
     listed = {
         key
         for others in PIPELINES
