@@ -13,6 +13,7 @@ from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.images import ImageError, ImageStore
 from lookagain.params import Params, load_params
 from lookagain.records import Conversation, read_records
+from lookagain.runtime import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,7 +60,7 @@ def coco(tmp_path, monkeypatch) -> Params:
 
 
 def test_coco_is_indexed_where_it_lies(coco, stages):
-    stages["prepare_data"]["prepare_coco"](coco)
+    stages["prepare_data"]["prepare_coco"](coco, Run("prepare_data", 0, 1, Path(".resume")))
     assert ImageStore("data/pool/images").ids == ["COCO_0", "COCO_1", "COCO_2"]
     assert ImageStore("data/pool/images").row("COCO_0")["image"]["bytes"] is None
     (record,) = read_records("data/instruct/conversations.jsonl", Conversation)
@@ -73,14 +74,14 @@ def test_coco_is_indexed_where_it_lies(coco, stages):
 def test_missing_file_is_named_before_any_work(coco, stages):
     Path("data/raw/pope/coco_pope_popular.json").unlink()
     with pytest.raises(UserError, match=r"coco_pope_popular\.json.*RUCAIBox"):
-        stages["prepare_data"]["prepare_coco"](coco)
+        stages["prepare_data"]["prepare_coco"](coco, Run("prepare_data", 0, 1, Path(".resume")))
     assert not Path("data/pool").exists()
 
 
 def test_unreadable_images_count_against_the_limit(coco, stages):
     Path("data/raw/train2014/bad.jpg").write_bytes(b"junk")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
-        stages["prepare_data"]["prepare_coco"](coco)
+        stages["prepare_data"]["prepare_coco"](coco, Run("prepare_data", 0, 1, Path(".resume")))
 
 
 def test_local_checkpoint_is_pinned_by_its_weights(tmp_path, stages):
