@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -103,6 +105,40 @@ def test_a_killed_training_goes_on_to_the_same_adapter(policy_folder, pairs, ima
     assert sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir())
     resumed, _, log_after = train(policy_folder, pairs, images, tmp_path / "killed", 4)
     assert [entry["loss"] for entry in log_after] == pytest.approx([entry["loss"] for entry in log], rel=1e-5)
+    for (name, one), (_, other) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_sigterm_saves_the_step_under_way_and_goes_on_from_it(policy_folder, pairs, images, tmp_path, monkeypatch):
+    whole, _, _ = train(policy_folder, pairs, images, tmp_path / "whole", 4)
+    reported = trainer.Report.on_log
+
+    def told(self, args, state, control, **rest):
+        if state.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return reported(self, args, state, control, **rest)
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.Report, "on_log", told)
+            with pytest.raises(Stopped):
+                train(policy_folder, pairs, images, tmp_path / "stopped", 4)
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (checkpoint,) = trainer.checkpoints(tmp_path / "stopped/checkpoints")
+    assert checkpoint.name in ("checkpoint-3", "checkpoint-4")
+    assert (checkpoint / trainer.WHOLE).is_file()
+    (tmp_path / "stopped/checkpoints/checkpoint-9").mkdir()  # torn by a kill
+    resumed, _, log = train(policy_folder, pairs, images, tmp_path / "stopped", 4)
+    assert len(log) == 6
     for (name, one), (_, other) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
 
