@@ -82,6 +82,18 @@ def test_greedy_is_transformers_greedy_whatever_the_batch(policy, images):
     assert together == generate_one_by_one(policy, images, PROMPT, 12)
 
 
+def test_other_dtypes_and_attention_answer_too(folder, images):
+    requests = [Request(str(number), str(number), PROMPT) for number in range(len(images))]
+
+    def answers(loading):
+        loaded = load_policy(folder, loading)
+        assert loaded.model.dtype == getattr(torch, loading.dtype)
+        return respond(loaded, requests, lambda one: images[int(one.image_id)], Decoding(0.0, 1.0, 4), 0)
+
+    assert answers(Loading(attention="eager")) == answers(Loading())
+    assert len(answers(Loading("bfloat16"))) == len(images)
+
+
 def test_search_does_not_depend_on_the_batch(policy, images):
     few = dataclasses.replace(SETTINGS, candidates=3, keep_top=1, keep_bottom=1, max_sentence_tokens=6, max_sentences=2)
     together = found(trees_of(policy, images[:2], few))
