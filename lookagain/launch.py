@@ -13,6 +13,7 @@ each of them through srun.
 from __future__ import annotations
 
 import errno
+import gc
 import inspect
 import os
 import runpy
@@ -31,7 +32,7 @@ from lookagain.errors import UserError
 from lookagain.params import load_params
 from lookagain.runtime import StageError, read_accelerate_config
 
-ONE_PROCESS = ("prepare_data", "prepare_policy", "sample_images", "report")  # stages whose other processes would only wait
+ONE_PROCESS = ("prepare_data", "sample_images", "report")  # stages whose other processes would only wait
 # Set for the processes that do the work, so that they do not start others: to 1, or, where they are several, to a file in which
 # they leave a user's error. They end well then: else Accelerate's launcher would print its own traceback above the one line.
 LAUNCHED = "LOOKAGAIN_LAUNCHED"
@@ -212,9 +213,13 @@ def run(arguments: list[str]) -> None:
     known = sorted(path.stem for path in Path("stages").glob("*.py") if path.stem != "__init__")
     if not arguments or arguments[0] not in known:
         raise StageError(f"no stage {' '.join(arguments[:1])!r} in {Path.cwd() / 'stages'}; stages: {', '.join(known)}")
+    gc.disable()  # imports make a million objects that stay: looking through them again and again takes a second
     # The libraries warn of names that they call themselves; a user can do nothing about it.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    for module in ("transformers", "open_clip"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     stage_main = runpy.run_path(str(Path("stages") / f"{arguments[0]}.py"), run_name=f"stages.{arguments[0]}")["main"]
+    gc.freeze()
+    gc.enable()
     signature = inspect.signature(stage_main)
     try:
         signature.bind(*arguments[1:])
@@ -242,4 +247,7 @@ def set_environment(config: dict) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # taking the interpreter apart, library by library, takes another second

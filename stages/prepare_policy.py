@@ -4,45 +4,53 @@ Run:    python -m lookagain.launch prepare_policy
 Reads:  data/policy/, data/instruct/, data/benchmarks/validation/ (the world alone)
 Writes: models/base/, models/reward/
 
-Each trained part (tower, policy, reward) is kept in the resume folder, and not trained again after a kill.
+Each trained part (tower, policy, reward) is kept in the resume folder, and not trained again after a kill. Several processes train
+data-parallel: two with a thread each take two thirds of the time of one with two threads.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import open_clip
-import torch
 from huggingface_hub import model_info
 from PIL import Image as PILImage
 from rich.console import Console
 from rich.progress import Progress
-from transformers import CLIPVisionModel, LlavaForConditionalGeneration
+from transformers import CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lookagain import runtime, tracking
 from lookagain.errors import UserError
 from lookagain.params import Params, flatten, load_params
 from lookagain.records import Conversation, Turn, atomic_write, read_records
-from lookagain.world import reward as reward_training
+from lookagain.seeds import derive
 from lookagain.world import splits
-from lookagain.world.measure import measure
+from lookagain.world.measure import measure, responses
 from lookagain.world.optimise import Report
 from lookagain.world.pretrain import pretrain
+from lookagain.world.reward import measure_reward, save_reward, train_reward
 from lookagain.world.scenes import Scene
 from lookagain.world.tokenizer import build_processor, build_tokenizer
 from lookagain.world.tower import PATCH, tower_features, train_tower
 
 WORLD_INPUTS = ["data/policy", "data/instruct", "data/benchmarks/validation"]
-MEASURED_SCENES = 300
+MEASURED_SCENES, MEASURED_BATCH = 300, 100
+Part = TypeVar("Part")
+Reward = tuple[open_clip.CustomTextCLIP, PreTrainedTokenizerFast, dict[str, float]]  # its tokenizer, and how good it is
+
+
+class Asked(NamedTuple):
+    """A question of the base's measurement: `row` is its scene's."""
+
+    id: str
+    row: int
+    prompt: str
 
 
 def main() -> None:
@@ -55,10 +63,10 @@ def main() -> None:
         runtime.stage("prepare_policy", used, WORLD_INPUTS if trains else []) as run,
         tracking.child("prepare_policy", flat, enabled=run.is_main) as track,
     ):
+        if trains:
+            train_world(params, run, track)
         if run.is_main:
-            if trains:
-                train_world(params, run, track)
-            else:
+            if not trains:
                 pinned = pin_policy(params.policy.hub.id, params.policy.hub.revision)
                 shutil.rmtree("models/base", ignore_errors=True)
                 write_json("models/base", "lineage.json", pinned)
@@ -70,36 +78,20 @@ def main() -> None:
 
 def train_world(params: Params, run: runtime.Run, track: tracking.Child) -> None:
     """Train tower, policy and reward, measure the latter two on validation scenes, and write them."""
-    settings, seed, device = params.policy.world, params.seed, run.device
-    scenes, conversations, pixels = training_data(settings.noise_share, seed)
-    processor = build_processor(build_tokenizer(), scenes[0].size, PATCH)
-
-    def make_tower(folder: Path) -> None:
-        train_tower(pixels, scenes, settings.tower_steps, seed, report, device).save_pretrained(folder)
-
-    def make_policy(folder: Path) -> None:
-        steps = (settings.align_steps, settings.max_yesno_steps, settings.mixed_steps)
-        tokenizer = processor.tokenizer
-        model = pretrain(tower, tokenizer, features, scenes, conversations, steps, settings.yesno_loss, seed, report)
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    with progress(track) as report:
-        kept_tower = kept(run, "tower", make_tower)
-        tower = CLIPVisionModel.from_pretrained(kept_tower).to(device).eval().requires_grad_(False)
-        features = tower_features(tower, pixels)
-        runtime.release_memory()
-        reward = run.resume_folder / "reward" if params.reward.source == "world" else None
-        with aside(reward, kept_tower, params):  # a second thread speeds one training up by a third, a second training by half
-            base = kept(run, "base", make_policy)
-    shown = splits.read_split("data/benchmarks/validation")
-    model = LlavaForConditionalGeneration.from_pretrained(base).to(device).eval()
-    figures = measured(model, processor, *shown, seed)
+    shown, pixels = splits.read_split("data/benchmarks/validation")
+    processor = build_processor(build_tokenizer(), shown[0].size, PATCH)
+    with progress(track, run) as report:
+        base, reward = trained(params, run, processor, (shown, pixels), report)
+    runtime.release_memory()
+    model = LlavaForConditionalGeneration.from_pretrained(base).to(run.device).eval()
+    figures = measured(run, model, processor, shown, pixels, params.seed)
+    if not run.is_main:
+        return
     track.metrics(figures)
     print("base:", figures)
     fingerprint = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
-    lineage = {"base": "world", "fingerprint": fingerprint, "params": dataclasses.asdict(settings), "metrics": figures}
-    write_json(base, "lineage.json", lineage)
+    settings = dataclasses.asdict(params.policy.world)
+    write_json(base, "lineage.json", {"base": "world", "fingerprint": fingerprint, "params": settings, "metrics": figures})
     replace("models/base", base)
     if reward is not None:
         reward_figures = json.loads((reward / "reward.json").read_text())["metrics"]
@@ -108,32 +100,43 @@ def train_world(params: Params, run: runtime.Run, track: tracking.Child) -> None
         replace("models/reward", reward)
 
 
-@contextmanager
-def aside(reward: Path | None, tower: Path, params: Params) -> Iterator[None]:
-    """Train the reward in a process of its own while the block runs; the process ends with this one."""
-    if reward is None or reward.is_dir():
-        yield
-        return
-    world = params.reward.world
-    task = {
-        "tower": str(tower),
-        "folder": str(reward),
-        "steps": world.steps,
-        "batch_size": world.batch_size,
-        "seed": params.seed,
-    }
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
-    command = [sys.executable, "-m", reward_training.__name__, json.dumps(task)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, threads // 2))}
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
-    try:
-        yield
-        if process.wait() != 0:
-            raise RuntimeError("the reward's training failed; its error is above")
-    finally:
-        process.kill()
-        torch.set_num_threads(threads)
+def trained(
+    params: Params, run: runtime.Run, processor: Any, shown: tuple[list[Scene], np.ndarray], report: Report
+) -> tuple[Path, Path | None]:
+    """The folders of the base and of the reward, if that is the world's; `shown` are scenes and pixels to measure it on."""
+    settings, seed, device = params.policy.world, params.seed, run.device
+    scenes, conversations, pixels = training_data(settings.noise_share, seed)
+    steps = (settings.align_steps, settings.max_yesno_steps, settings.mixed_steps)
+
+    def make_base() -> LlavaForConditionalGeneration:
+        tokenizer, enough = processor.tokenizer, settings.yesno_loss
+        return pretrain(tower, tokenizer, features, scenes, conversations, steps, enough, seed, report)
+
+    def make_reward() -> Reward:
+        world = params.reward.world
+        clip, tokenizer = train_reward(tower, features, scenes, world.steps, world.batch_size, seed, report)
+        return clip, tokenizer, measure_reward(clip, tokenizer, tower_features(tower, shown[1]), shown[0], seed)
+
+    def save_tower(tower: CLIPVisionModel, folder: Path) -> None:
+        tower.save_pretrained(folder)
+
+    def save_base(model: LlavaForConditionalGeneration, folder: Path) -> None:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    kept_tower = kept(run, "tower", lambda: train_tower(pixels, scenes, settings.tower_steps, seed, report, device), save_tower)
+    tower = CLIPVisionModel.from_pretrained(kept_tower).to(device).eval().requires_grad_(False)
+    features = tower_features(tower, pixels)
+    runtime.release_memory()
+    base = kept(run, "base", make_base, save_base)
+    return base, kept(run, "reward", make_reward, save_made_reward) if params.reward.source == "world" else None
+
+
+def save_made_reward(made: Reward, folder: Path) -> None:
+    """Write a reward as open_clip reads it, with reward.json."""
+    clip, tokenizer, figures = made
+    save_reward(clip, tokenizer, folder)
+    write_json(folder, "reward.json", {"model": "local-dir:models/reward", "pretrained": None, "metrics": figures})
 
 
 def training_data(noise_share: float, seed: int) -> tuple[list[Scene], list[list[Turn]], np.ndarray]:
@@ -146,24 +149,43 @@ def training_data(noise_share: float, seed: int) -> tuple[list[Scene], list[list
     return own + instruct, conversations, np.concatenate([own_pixels, instruct_pixels])
 
 
-def measured(model: Any, processor: Any, scenes: list[Scene], pixels: np.ndarray, seed: int) -> dict[str, float]:
-    """The base's figures on the first validation scenes."""
-    rows = {scene.file_name: row for row, scene in enumerate(scenes[:MEASURED_SCENES])}
+def measured(
+    run: runtime.Run, model: Any, processor: Any, scenes: list[Scene], pixels: np.ndarray, seed: int
+) -> dict[str, float]:
+    """The base's figures on the first validation scenes; the processes share the questions."""
+    scenes, images = scenes[:MEASURED_SCENES], [PILImage.fromarray(image) for image in pixels[:MEASURED_SCENES]]
+    rows = {scene.file_name: row for row, scene in enumerate(scenes)}
     lines = Path("data/benchmarks/validation/coco_pope_adversarial.json").read_text().splitlines()
     asked = [line for line in map(json.loads, lines) if line["image"] in rows]
-    questions = [(rows[line["image"]], line["text"], line["label"]) for line in asked]
-    images = [PILImage.fromarray(image) for image in pixels[:MEASURED_SCENES]]
-    return measure(model, processor, scenes[:MEASURED_SCENES], images, questions, seed)
+    pope = [(rows[line["image"]], line["text"], line["label"]) for line in asked]
+
+    def respond(kind: str, questions: Sequence[tuple[int, str]], max_new_tokens: int, sampled: bool) -> list[str]:
+        asks = [Asked(f"{kind}/{number}", *question) for number, question in enumerate(questions)]
+        batches = [asks[start : start + MEASURED_BATCH] for start in range(0, len(asks), MEASURED_BATCH)]
+
+        def work(batch: Sequence[Asked]) -> list[str]:
+            drawn = derive(seed, "measure", batch[0].id) if sampled else None
+            shown = [images[one.row] for one in batch]
+            return responses(model, processor, shown, [one.prompt for one in batch], max_new_tokens, drawn)
+
+        return run.map_batches(batches, work, kind)
+
+    return measure(respond, scenes, pope)
 
 
-def kept(run: runtime.Run, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder of a part, made whole or not at all, unless an earlier run made it."""
+def kept(run: runtime.Run, name: str, make: Callable[[], Part], save: Callable[[Part, Path], None]) -> Path:
+    """The folder of a part, made by all processes together and saved whole or not at all, unless an earlier run did."""
     folder, temporary = run.resume_folder / name, run.resume_folder / f".{name}.tmp"
-    if not folder.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        make(temporary)
-        temporary.rename(folder)
+    done = folder.is_dir()
+    run.wait()
+    if not done:
+        part = make()
+        if run.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save(part, temporary)
+            temporary.rename(folder)
+        run.wait()
     return folder
 
 
@@ -177,9 +199,9 @@ def replace(target: str, source: Path) -> None:
 
 
 @contextmanager
-def progress(track: tracking.Child) -> Iterator[Report]:
-    """A progress bar for each phase of training, and its loss every 50 steps."""
-    with Progress(console=Console(stderr=True)) as bars:
+def progress(track: tracking.Child, run: runtime.Run) -> Iterator[Report]:
+    """A progress bar for each phase of training, and its loss every 50 steps; the main process shows it."""
+    with Progress(console=Console(stderr=True), disable=not run.is_main) as bars:
         tasks: dict[str, Any] = {}
 
         def report(label: str, step: int, steps: int, loss: float) -> None:

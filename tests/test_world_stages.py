@@ -102,15 +102,16 @@ def test_open_clip_weights_must_exist(stages):
 
 
 def test_finished_part_is_not_made_again(tmp_path, stages):
-    class Run:
-        resume_folder = tmp_path
-
     made = []
 
-    def make(folder):
-        made.append(folder)
-        (folder / "weights").write_text("x")
+    def make():
+        made.append("part")
+        return "weights"
 
+    def save(part, folder):
+        (folder / part).write_text("x")
+
+    run = Run("prepare_policy", 0, 1, tmp_path)
     for _ in range(2):
-        assert (stages["prepare_policy"]["kept"](Run, "tower", make) / "weights").is_file()
+        assert (stages["prepare_policy"]["kept"](run, "tower", make, save) / "weights").is_file()
     assert len(made) == 1

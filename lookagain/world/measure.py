@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 
 from lookagain import prompts
-from lookagain.seeds import derive
 from lookagain.world.art import NAMES
 from lookagain.world.language import DESCRIBE, plural
 from lookagain.world.scenes import Scene
 
-BATCH = 100
 MAX_NEW_TOKENS = 96
 _NOUNS = {form: name for name in NAMES for form in (name, plural(name))}
 _MENTION = re.compile(r"\b(?:" + "|".join(sorted(_NOUNS, key=len, reverse=True)) + r")\b")
+
+
+class Respond(Protocol):
+    """The base's responses to questions (number of the scene, prompt), greedy or sampled at temperature 1; `kind` names them."""
+
+    def __call__(  # noqa: D102
+        self, kind: str, questions: Sequence[tuple[int, str]], max_new_tokens: int, sampled: bool
+    ) -> list[str]: ...
 
 
 @torch.inference_mode()
@@ -33,21 +39,15 @@ def responses(
     max_new_tokens: int,
     seed: int | None = None,
 ) -> list[str]:
-    """The model's responses, greedy, or with a seed sampled at temperature 1."""
-    texts: list[str] = []
+    """The model's responses to one batch, greedy, or with a seed sampled at temperature 1."""
     if seed is not None:
         torch.manual_seed(seed)
-    for start in range(0, len(asked), BATCH):
-        messages = [
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-            for prompt in asked[start : start + BATCH]
-        ]
-        chats = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        inputs = processor(images=list(images[start : start + BATCH]), text=chats, padding=True, return_tensors="pt")
-        drawing = {"do_sample": True, "top_k": 0} if seed is not None else {"do_sample": False}
-        ids = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, **drawing)
-        texts += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return texts
+    messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}] for prompt in asked]
+    chats = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    inputs = processor(images=list(images), text=chats, padding=True, return_tensors="pt")
+    drawing = {"do_sample": True, "top_k": 0} if seed is not None else {"do_sample": False}
+    ids = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, **drawing)
+    return processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def hallucination(scenes: Sequence[Scene], descriptions: Sequence[str]) -> dict[str, float]:
@@ -64,24 +64,19 @@ def hallucination(scenes: Sequence[Scene], descriptions: Sequence[str]) -> dict[
     }
 
 
-def measure(
-    model: Any,
-    processor: Any,
-    scenes: Sequence[Scene],
-    images: Sequence[Image.Image],
-    questions: Sequence[tuple[int, str, str]],
-    seed: int,
-) -> dict[str, float]:
+def measure(respond: Respond, scenes: Sequence[Scene], questions: Sequence[tuple[int, str, str]]) -> dict[str, float]:
     """The base's figures: descriptions greedy and at T = 1, obedience to bad prompts, yes/no accuracy by sprites.
 
     `questions` are (number of the scene, POPE question, "yes" or "no").
     """
-    plain = [DESCRIBE[0]] * len(scenes)
-    bad = [prompts.STIC_BAD[number % len(prompts.STIC_BAD)] for number in range(len(scenes))]
-    greedy = hallucination(scenes, responses(model, processor, images, plain, MAX_NEW_TOKENS))
-    sampled = hallucination(scenes, responses(model, processor, images, plain, MAX_NEW_TOKENS, derive(seed, "measure")))
-    obeyed = hallucination(scenes, responses(model, processor, images, bad, MAX_NEW_TOKENS))
-    answers = responses(model, processor, [images[row] for row, _, _ in questions], [text for _, text, _ in questions], 2)
+    plain = [(row, DESCRIBE[0]) for row in range(len(scenes))]
+    bad = [(row, prompts.STIC_BAD[row % len(prompts.STIC_BAD)]) for row in range(len(scenes))]
+    described = {
+        "greedy": respond("greedy", plain, MAX_NEW_TOKENS, False),
+        "sampled": respond("sampled", plain, MAX_NEW_TOKENS, True),
+        "bad_prompts": respond("bad_prompts", bad, MAX_NEW_TOKENS, False),
+    }
+    answers = respond("yes_no", [(row, text) for row, text, _ in questions], 2, False)
     right = [answer.lower().startswith(label) for answer, (_, _, label) in zip(answers, questions, strict=True)]
     art = [scenes[row].art for row, _, _ in questions]
     figures = {}
@@ -89,6 +84,6 @@ def measure(
         hits = [hit for hit, one in zip(right, art, strict=True) if kind in ("all", one)]
         figures[f"yes_no_accuracy/{kind}"] = 100 * sum(hits) / max(1, len(hits))
     figures["yes_rate"] = 100 * sum(answer.lower().startswith("yes") for answer in answers) / len(answers)
-    for name, part in (("greedy", greedy), ("sampled", sampled), ("bad_prompts", obeyed)):
-        figures |= {f"{name}/{key}": value for key, value in part.items()}
+    for name, texts in described.items():
+        figures |= {f"{name}/{key}": value for key, value in hallucination(scenes, texts).items()}
     return {key: round(value, 2) for key, value in figures.items()}

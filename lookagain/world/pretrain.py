@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import (
     CLIPVisionModel,
     GenerationConfig,
@@ -33,9 +32,9 @@ from lookagain.seeds import derive
 from lookagain.world import tokenizer as words
 from lookagain.world.art import NAMES
 from lookagain.world.language import CELLS, packed_questions
-from lookagain.world.optimise import Report, minimise
+from lookagain.world.optimise import IGNORED, Report, in_bfloat16, mean_cross_entropy, minimise, own
 from lookagain.world.scenes import Scene
-from lookagain.world.tower import IGNORED, patch_labels
+from lookagain.world.tower import patch_labels
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
@@ -121,6 +120,22 @@ def encode(
     return examples
 
 
+class _Answering(torch.nn.Module):
+    """Projector and decoder on precomputed tower features."""
+
+    def __init__(self, model: LlavaForConditionalGeneration):
+        super().__init__()
+        self.image_token = model.config.image_token_id
+        self.projector, self.decoder, self.head = model.model.multi_modal_projector, model.model.language_model, model.lm_head
+
+    def forward(self, ids: Tensor, features: Tensor) -> Tensor:
+        """(rows, length) ids and (rows, patches, width) features -> logits of each next token (rows, length - 1, vocabulary)."""
+        embedded = self.decoder.embed_tokens(ids)
+        embedded = embedded.masked_scatter((ids == self.image_token)[..., None], self.projector(features))
+        states = self.decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, :-1]
+        return self.head(states)  # all of them: a shape that changes every step costs more than the prompts' logits
+
+
 def align(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
@@ -140,11 +155,12 @@ def align(
 
     def loss_at(step: int) -> Tensor:
         rows = torch.randint(len(scenes), (ALIGN_BATCH,), generator=generator)
-        patches = model.model.multi_modal_projector(features[rows, 1:].to(device).float()).flatten(0, 1)
+        patches = model.model.multi_modal_projector(features[own(rows), 1:].to(device).float()).flatten(0, 1)
         named = LOGIT_SCALE * patches @ torch.cat([embeddings[names], background]).T
         placed = LOGIT_SCALE * patches @ embeddings[places].T
-        return functional.cross_entropy(named.float(), categories[rows].flatten().to(device)) + 0.5 * functional.cross_entropy(
-            placed.float(), cells[rows].flatten().to(device)
+        category, cell = categories[rows], cells[rows]
+        return mean_cross_entropy(named, own(category).flatten().to(device), category) + 0.5 * mean_cross_entropy(
+            placed, own(cell).flatten().to(device), cell
         )
 
     trained = [*model.model.multi_modal_projector.parameters(), embeddings, background]
@@ -167,18 +183,16 @@ def fit(
     """Phases 2 and 3: train projector and decoder on the labelled tokens; returns the smoothed loss."""
     device = model.device
     batches = _batches(examples, batch_size, np.random.default_rng(derive(seed, label)))
+    answering = in_bfloat16(_Answering(model))
 
     def loss_at(step: int) -> Tensor:
-        batch = next(batches)
+        whole = next(batches)
+        answers = torch.tensor([label for example in whole for label in example.labels[1:]])
+        batch = own(whole)
         ids = _padded([example.ids for example in batch], 0).to(device)
         labels = _padded([example.labels for example in batch], IGNORED).to(device)[:, 1:]
-        patches = model.model.multi_modal_projector(features[[example.row for example in batch], 1:].to(device).float())
-        embedded = model.get_input_embeddings()(ids)
-        image = (ids == model.config.image_token_id)[..., None]
-        embedded = embedded.masked_scatter(image, patches.to(embedded.dtype))
-        states = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, :-1]
-        logits = model.lm_head(states)  # all of them: a shape that changes every step costs more than the prompts' logits
-        return functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        logits = answering(ids, features[[example.row for example in batch], 1:].to(device))
+        return mean_cross_entropy(logits.flatten(0, 1), labels.flatten(), answers)
 
     model.set_attn_implementation("eager")  # the fused attention's backward is slow on CPUs
     model.train()

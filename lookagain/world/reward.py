@@ -8,27 +8,22 @@ loads through `local-dir:` as any published CLIP does by name.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
 import torch
+from open_clip.loss import ClipLoss
 from safetensors.torch import save_model
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
-from lookagain.records import atomic_write
 from lookagain.seeds import derive
-from lookagain.world import splits
 from lookagain.world import tower as towers
 from lookagain.world.language import absent, caption, cell_sentence, places, setting_sentence
-from lookagain.world.optimise import Report, minimise
+from lookagain.world.optimise import Report, in_bfloat16, minimise, own, processes
 from lookagain.world.scenes import Scene
 from lookagain.world.tokenizer import build_text_tokenizer
 
@@ -132,6 +127,18 @@ def embed_tokens(clip: open_clip.CustomTextCLIP, ids: Tensor) -> Tensor:
         text.attn_mask = mask
 
 
+class _Embedding(torch.nn.Module):
+    """Image and text embeddings of a batch from tower features and token ids."""
+
+    def __init__(self, clip: open_clip.CustomTextCLIP):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, features: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Both (rows, width)."""
+        return embed_features(self.clip, features), embed_tokens(self.clip, ids)
+
+
 def true_text(scene: Scene, rng: np.random.Generator) -> str:
     """A true sentence about a scene, or sometimes up to three in a row, or a caption."""
     cells: dict[int, list[str]] = {}
@@ -156,15 +163,17 @@ def train_reward(
     device = tower.device
     tokenizer = build_text_tokenizer(CONTEXT_LENGTH)
     clip = new_clip(tower, tokenizer).to(device)
-    target = torch.arange(batch_size, device=device)
+    index, count = processes()
+    embedding = in_bfloat16(_Embedding(clip))
+    contrast = ClipLoss(gather_with_grad=True, rank=index, world_size=count)
+    batch_size -= batch_size % count  # open_clip gathers equally many from each process
 
     def loss_at(step: int) -> Tensor:
         rows = rng.integers(len(scenes), size=batch_size)
         texts = [true_text(scenes[row], rng) for row in rows]
-        images = embed_features(clip, features[torch.from_numpy(rows)].to(device).float())
-        named = embed_tokens(clip, tokenize(tokenizer, texts).to(device))
-        logits = images.float() @ named.float().T * clip.logit_scale.exp().clamp(max=LARGEST_SCALE)
-        return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+        seen = features[torch.from_numpy(own(rows))].to(device)
+        images, named = embedding(seen, tokenize(tokenizer, own(texts)).to(device))
+        return contrast(images.float(), named.float(), clip.logit_scale.exp().clamp(max=LARGEST_SCALE))
 
     minimise("reward", clip.parameters(), loss_at, steps, LEARNING_RATE, report, weight_decay=0.05)
     return clip.eval(), tokenizer
@@ -174,33 +183,6 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor
     """(texts, context length) ids, as open_clip's own tokenizer gives them."""
     encoded = tokenizer(list(texts), max_length=CONTEXT_LENGTH, padding="max_length", truncation=True, return_tensors="pt")
     return encoded.input_ids
-
-
-def main(task: dict[str, Any]) -> None:
-    """Train, measure on validation scenes and save a reward into `folder`, whole or not at all; ends when its parent has.
-
-    `task` holds the kept tower's folder, `folder`, steps, batch_size and seed.
-    """
-    parent = os.getppid()
-
-    def report(label: str, step: int, steps: int, loss: float) -> None:
-        if os.getppid() != parent:
-            raise SystemExit("the process that asked for the reward has ended")
-
-    tower = CLIPVisionModel.from_pretrained(task["tower"]).eval().requires_grad_(False)
-    parts = [splits.read_split(folder) for folder in ("data/policy", "data/instruct")]
-    scenes = [scene for part, _ in parts for scene in part]
-    features = torch.cat([towers.tower_features(tower, pixels) for _, pixels in parts])
-    clip, tokenizer = train_reward(tower, features, scenes, task["steps"], task["batch_size"], task["seed"], report)
-    shown, pixels = splits.read_split("data/benchmarks/validation")
-    figures = measure_reward(clip, tokenizer, towers.tower_features(tower, pixels), shown, task["seed"])
-    folder = Path(task["folder"])
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_reward(clip, tokenizer, temporary)
-    with atomic_write(temporary / "reward.json") as file:
-        json.dump({"model": "local-dir:models/reward", "pretrained": None, "metrics": figures}, file, indent=1)
-    temporary.rename(folder)
 
 
 @torch.inference_mode()
@@ -232,7 +214,3 @@ def save_reward(clip: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFa
     config = model_config(clip.visual.image_size[0], tokenizer)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
     save_model(clip.cpu(), str(folder / "open_clip_model.safetensors"))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -18,7 +18,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from lookagain.seeds import derive
 from lookagain.world.art import INDEX, NAMES
 from lookagain.world.language import cell_of
-from lookagain.world.optimise import Report, minimise
+from lookagain.world.optimise import IGNORED, Report, gathered, in_bfloat16, mean_cross_entropy, minimise, own, processes
 from lookagain.world.scenes import TYPES, Scene
 
 PATCH = 8  # px
@@ -27,7 +27,6 @@ BATCH = 64
 LEARNING_RATE = 2e-3
 BACKGROUND = len(NAMES)  # the patch label of no object
 BACKGROUND_WEIGHT = 0.3  # two patches of three show no object
-IGNORED = -100
 MIRRORED = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6])  # each cell's place in a flipped image
 
 
@@ -102,19 +101,20 @@ def train_tower(
     types = torch.tensor([TYPES.index(scene.type) for scene in scenes])
     weight = torch.ones(BACKGROUND + 1, device=device)
     weight[BACKGROUND] = BACKGROUND_WEIGHT
+    seeing = in_bfloat16(tower)
 
     def loss_at(step: int) -> Tensor:
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         images, category, cell = normalised(pixels[rows.numpy()]), categories[rows], cells[rows]
         if torch.rand((), generator=generator) < 0.5:
             images, category, cell = _flipped(images, category, cell)
-        images = _perturbed(images, generator).to(device)
-        states = tower(images).last_hidden_state
+        states = seeing(own(_perturbed(images, generator)).to(device)).last_hidden_state.float()
         named, placed, seen = heads["category"](states[:, 1:]), heads["cell"](states[:, 1:]), heads["setting"](states[:, 0])
+        setting = types[rows]
         return (
-            functional.cross_entropy(named.float().flatten(0, 1), category.flatten().to(device), weight=weight)
-            + 0.7 * functional.cross_entropy(placed.float().flatten(0, 1), cell.flatten().to(device))
-            + 0.3 * functional.cross_entropy(seen.float(), types[rows].to(device))
+            mean_cross_entropy(named.flatten(0, 1), own(category).flatten().to(device), category, weight)
+            + 0.7 * mean_cross_entropy(placed.flatten(0, 1), own(cell).flatten().to(device), cell)
+            + 0.3 * mean_cross_entropy(seen, own(setting).to(device), setting)
         )
 
     minimise("vision tower", [*tower.parameters(), *heads.parameters()], loss_at, steps, LEARNING_RATE, report)
@@ -137,11 +137,17 @@ def _perturbed(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.inference_mode()
 def tower_features(tower: CLIPVisionModel, pixels: np.ndarray) -> Tensor:
-    """The last hidden states (images, 1 + patches, width) in bfloat16, on the CPU: what the frozen tower gives in training."""
+    """The last hidden states (images, 1 + patches, width) in bfloat16, on the CPU: what the frozen tower gives in training.
+
+    Each process encodes a part of the images, and gets all.
+    """
     device = next(tower.parameters()).device
-    batches = []
-    for start in range(0, len(pixels), 256):
+    index, count = processes()
+    size = -(-len(pixels) // count)
+    mine = pixels[index * size : (index + 1) * size]
+    batches = [torch.empty(0, 1 + (mine.shape[1] // PATCH) ** 2, WIDTH, dtype=torch.bfloat16)]
+    for start in range(0, len(mine), 256):
         with torch.autocast(device.type, torch.bfloat16):
-            states = tower(normalised(pixels[start : start + 256]).to(device)).last_hidden_state
+            states = tower(normalised(mine[start : start + 256]).to(device)).last_hidden_state
         batches.append(states.to(torch.bfloat16).cpu())
-    return torch.cat(batches)
+    return gathered(torch.cat(batches), len(pixels))

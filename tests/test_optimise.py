@@ -1,0 +1,85 @@
+"""Data-parallel training of the world's models gives what one process gives."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torch.nn import functional
+from torch.testing import assert_close
+
+from lookagain.world import optimise, reward
+from lookagain.world.scenes import draw_scene
+from lookagain.world.tower import new_tower, tower_features
+
+
+def train(folder: Path) -> None:
+    """A classifier of 9 examples, some without a label; features of 5 scenes; two steps of a reward. Rank 0 writes all."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(9, 4, generator=generator), torch.tensor([0, 1, 2, -100, 1, 0, 2, 2, -100])
+    weight, share = torch.nn.Parameter(torch.zeros(3, 4)), torch.tensor([1.0, 0.3, 1.0])
+
+    def loss_at(step: int) -> torch.Tensor:
+        logits = (optimise.own(inputs)[:, None] * weight).sum(-1)  # no matrix product: autocast would round it
+        return optimise.mean_cross_entropy(logits, optimise.own(labels), labels, share)
+
+    losses: list[float] = []
+    optimise.minimise("x", [weight], loss_at, 30, 1.0, lambda *now: losses.append(now[3]))
+    torch.manual_seed(0)
+    tower = new_tower(64).eval().requires_grad_(False)
+    drawn = [draw_scene(0, "policy", index, 64) for index in range(5)]
+    features = tower_features(tower, np.stack([np.asarray(image) for image, _ in drawn]))
+    clip, _ = reward.train_reward(tower, features, [scene for _, scene in drawn], 2, 4, 0, lambda *_: None)
+    if optimise.processes()[0] == 0:
+        kept = {"weight": weight.detach(), "losses": torch.tensor(losses), "features": features}
+        kept |= {name: value.detach() for name, value in clip.named_parameters() if value.requires_grad}
+        torch.save(kept, folder / f"{optimise.processes()[1]}.pt")
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    train(folder)
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(work, (port, folder), nprocs=2)
+    train(folder)
+    return [torch.load(folder / f"{count}.pt", weights_only=True) for count in (1, 2)]
+
+
+def test_two_processes_take_the_steps_of_one(trained):
+    one, two = trained
+    assert one["weight"].abs().max() > 0.1
+    assert_close(two["weight"], one["weight"], rtol=1e-5, atol=1e-6)
+    assert_close(two["losses"], one["losses"], rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_gathered_in_order(trained):
+    one, two = trained
+    assert len(one["features"]) == 5
+    assert_close(two["features"], one["features"], rtol=0.02, atol=0.02)  # bfloat16, in other batches
+
+
+def test_reward_contrasts_over_both_processes(trained):
+    """AdamW's first steps follow the gradients' signs: negatives of one's own process alone would turn many."""
+    one, two = trained
+    moved = [name for name in one if name not in ("weight", "losses", "features")]
+    same = torch.cat([((one[name] - two[name]).abs() < 1e-4).flatten().float() for name in moved])
+    assert same.mean() > 0.9
+
+
+def test_mean_cross_entropy_is_torchs_own():
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, -100, 1, 0])
+    share = torch.tensor([1.0, 0.3, 1.0])
+    for weight in (None, share):
+        expected = functional.cross_entropy(logits, labels, weight=weight)
+        assert_close(optimise.mean_cross_entropy(logits, labels, labels, weight), expected)
