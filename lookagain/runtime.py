@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,11 @@ from ruamel.yaml.error import YAMLError
 
 from lookagain.errors import UserError
 from lookagain.records import atomic_write
+
+
+# How long a process waits for the others: they may have a longer share, or a judge to ask. That a process has died is told by its
+# connection, or by who started it, and takes no waiting.
+WAIT = timedelta(hours=24)
 
 
 class StageError(UserError):
@@ -236,7 +242,7 @@ def _processes() -> tuple[int, int]:
         return 0, 1
     from accelerate import PartialState
 
-    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
+    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true", timeout=WAIT)
     if state.num_processes != world_size:
         raise StageError(f"{world_size} processes started, {state.num_processes} are connected")
     return state.process_index, state.num_processes
