@@ -29,7 +29,6 @@ from ruamel.yaml.error import YAMLError
 from lookagain.errors import UserError
 from lookagain.records import atomic_write
 
-
 # How long a process waits for the others: they may have a longer share, or a judge to ask. That a process has died is told by its
 # connection, or by who started it, and takes no waiting.
 WAIT = timedelta(hours=24)
