@@ -6,6 +6,7 @@ Writes: data/descriptions.jsonl
 """
 
 import dataclasses
+import heapq
 import random
 
 from lookagain import runtime, tracking
@@ -15,7 +16,7 @@ from lookagain.pairs import batches
 from lookagain.params import flatten, load_params
 from lookagain.policy import load_policy
 from lookagain.prompts import STIC_CAPTION
-from lookagain.records import Conversation, Description, Provenance, read_records, write_records
+from lookagain.records import Conversation, Description, Provenance, iter_records, write_records
 from lookagain.seeds import derive
 
 
@@ -29,8 +30,8 @@ def main() -> None:
         tracking.child("describe_images", flatten(settings, "stic.describe."), enabled=run.is_main) as track,
     ):
         images = ImageStore("data/instruct/images", params.data.max_image_pixels)
-        conversations = read_records("data/instruct/conversations.jsonl", Conversation)
-        drawn = sorted(conversations, key=lambda one: derive(params.seed, "describe", one.id))[: settings.items]
+        conversations = iter_records("data/instruct/conversations.jsonl", Conversation)
+        drawn = heapq.nsmallest(settings.items, conversations, key=lambda one: derive(params.seed, "describe", one.id))
         requests = [
             Request(one.id, one.image_id, random.Random(derive(params.seed, "prompt", one.id)).choice(STIC_CAPTION))
             for one in drawn
@@ -52,4 +53,4 @@ def main() -> None:
         if run.is_main:
             write_records("data/descriptions.jsonl", sorted(made, key=lambda one: one.id))
             track.metrics({"descriptions": len(made)}, step=0)
-            print(f"{len(made)} descriptions of {len(conversations)} conversations' images")
+            print(f"{len(made)} conversations' images described")

@@ -11,6 +11,7 @@ the suffix (lookagain/pools.py).
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,16 @@ def prepare_instructions(data: Data, run: runtime.Run) -> int:
 
 
 def conversations(path: Path) -> Iterator[tuple[str, str, list[Turn]]]:
-    """(id, image, turns) of LLaVA's items about an image. Raises UserError for another format."""
+    """(id, image, turns) of LLaVA's items about an image; an id that comes again gets its number. Raises UserError for another
+    format."""
+    times: Counter[str] = Counter()
     try:
         for item in json_items(path):
             if "image" in item:
-                yield str(item["id"]), item["image"], turns_of(item["conversations"])
+                name = str(item["id"])
+                times[name] += 1
+                unique = name if times[name] == 1 else f"{name}#{times[name]}"
+                yield unique, item["image"], turns_of(item["conversations"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not in LLaVA's format (id, image, conversations of from and value): {error!r}") from error
 

@@ -15,7 +15,7 @@ from lookagain.images import ImageStore
 from lookagain.params import flatten, load_params
 from lookagain.policy import check_trainable, load_policy, save_adapter
 from lookagain.prompts import infuse
-from lookagain.records import Conversation, Description, read_records
+from lookagain.records import Conversation, Description, iter_records, read_records
 from lookagain.seeds import derive
 from lookagain.training.collate import Example
 from lookagain.training.sft import train_sft
@@ -34,7 +34,7 @@ def main() -> None:
     ):
         images = ImageStore("data/instruct/images", params.data.max_image_pixels)
         described = {one.id: one.response for one in read_records(source, Description)}
-        conversations = [one for one in read_records("data/instruct/conversations.jsonl", Conversation) if one.id in described]
+        conversations = [one for one in iter_records("data/instruct/conversations.jsonl", Conversation) if one.id in described]
         policy = load_policy("models/stic-stage1", params.policy.loading, run.device, merge_last=False)
         check_trainable(policy.model)
         examples = []

@@ -39,6 +39,7 @@ def coco(tmp_path, monkeypatch) -> Params:
         "llava_v1_5_mix665k.json": [
             {"id": "a", "image": "COCO_0.jpg", "conversations": turns},
             {"id": "t", "conversations": []},
+            {"id": "a", "image": "COCO_1.jpg", "conversations": turns},
         ],
         "annotations/instances_val2014.json": {
             "images": images,
@@ -63,8 +64,9 @@ def test_coco_is_indexed_where_it_lies(coco, stages):
     stages["prepare_data"]["prepare_coco"](coco, Run("prepare_data", 0, 1, Path(".resume")))
     assert ImageStore("data/pool/images").ids == ["COCO_0", "COCO_1", "COCO_2"]
     assert ImageStore("data/pool/images").row("COCO_0")["image"]["bytes"] is None
-    (record,) = read_records("data/instruct/conversations.jsonl", Conversation)
-    assert (record.image_id, record.turns[0].prompt) == ("COCO_0", "What?")
+    record, again = read_records("data/instruct/conversations.jsonl", Conversation)
+    assert (record.id, record.image_id, record.turns[0].prompt) == ("a", "COCO_0", "What?")
+    assert (again.id, again.image_id) == ("a#2", "COCO_1")
     images = BenchmarkImages("data/benchmarks/test", 10**6)
     annotations = read_annotations(Path("data/benchmarks/test"), "", "Describe.", images)
     assert ("pope", "COCO_2") in images  # named by POPE, whether CHAIR draws it or not
