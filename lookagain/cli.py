@@ -84,11 +84,13 @@ def _answer(settings: Params, model: Path, picture: Image, prompt: str, dar: boo
     chair = settings.evaluate.chair
     decoding = Decoding(temperature=0.0, top_p=1.0, max_new_tokens=chair.max_new_tokens)
 
-    def ask(text: str) -> str:
-        return respond(policy, [Request("describe", "describe", text)], lambda _: picture, decoding, settings.seed)[0]
+    def ask(text: str, shown: Image | None = picture) -> str:
+        return respond(policy, [Request("describe", "describe", text)], lambda _: shown, decoding, settings.seed)[0]
 
     asked = prompt or chair.prompt
-    return ask(infuse(ask(chair.prompt), asked)) if dar else ask(asked)
+    if not dar:
+        return ask(asked)
+    return ask(infuse(ask(chair.prompt, None if settings.stic.blind_dar else picture), asked, settings.stic.infusion))
 
 
 @app.command()

@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
 from lookagain.policy import Policy
+from lookagain.transforms import Shown
 
 
 class Decoder:
     """Rows of one batch: their cache, and the logits of their next token."""
 
-    def __init__(
-        self, policy: Policy, images: Sequence[Image.Image], image_of_row: Sequence[int], suffixes: Sequence[Sequence[int]]
-    ):
+    def __init__(self, policy: Policy, images: Sequence[Shown], image_of_row: Sequence[int], suffixes: Sequence[Sequence[int]]):
         """Prefill: each distinct image's prefix once, then each row's suffix (token ids after the image).
 
         images: distinct; image_of_row: (rows,) indices into them.
@@ -58,7 +56,7 @@ class Decoder:
     def _extend(
         self,
         pieces: Sequence[Sequence[int]],
-        features: Sequence[Tensor] | None = None,
+        features: Sequence[Tensor | None] | None = None,
         positions: Sequence[Tensor] | None = None,
     ) -> None:
         """Append a piece of token ids to each row, padded on the left; without positions they count on."""
@@ -74,7 +72,7 @@ class Decoder:
         self.logits = self._forward(ids.to(self.mask.device), mask.to(self.mask.device), features, padded)
 
     def _forward(
-        self, ids: Tensor, mask: Tensor, features: Sequence[Tensor] | None = None, positions: Tensor | None = None
+        self, ids: Tensor, mask: Tensor, features: Sequence[Tensor | None] | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """Logits of the last token of ids (rows, width); positions: (axes, rows, width)."""
         if positions is None:

@@ -10,21 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lookagain.decoder import Decoder
 from lookagain.policy import Policy
+from lookagain.records import Decoding
 from lookagain.seeds import derive
+from lookagain.transforms import Shown
 
-
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen: greedy at temperature 0, else sampled from the top_p nucleus."""
-
-    temperature: float
-    top_p: float
-    max_new_tokens: int
+__all__ = ["Decoding", "Request", "choose", "option_losses", "respond"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +32,12 @@ class Request:
 
 @torch.inference_mode()
 def respond(
-    policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Image.Image], decoding: Decoding, seed: int
+    policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Shown], decoding: Decoding, seed: int
 ) -> list[str]:
     """The policy's responses to one batch of requests, in order.
 
-    `load_image` gives a request's image as the policy shall see it (corrupted, say); requests whose images are the same object
-    share its encoding. Responses are cut at max_new_tokens.
+    `load_image` gives a request's image as the policy shall see it (corrupted, say, or None for none); requests whose images are
+    the same object share its encoding. Responses are cut at max_new_tokens.
     """
     decoder = _prefilled(policy, requests, load_image)
     uniforms = None
@@ -55,7 +49,7 @@ def respond(
 
 @torch.inference_mode()
 def option_losses(
-    policy: Policy, requests: Sequence[Request], options: Sequence[Sequence[str]], load_image: Callable[[Request], Image.Image]
+    policy: Policy, requests: Sequence[Request], options: Sequence[Sequence[str]], load_image: Callable[[Request], Shown]
 ) -> list[list[float]]:
     """The mean negative log-prob of each option's tokens as the response to its request (without EOS), one list per request.
 
@@ -78,9 +72,9 @@ def option_losses(
     return [part.tolist() for part in means.split(counts)]
 
 
-def _prefilled(policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Image.Image]) -> Decoder:
+def _prefilled(policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Shown]) -> Decoder:
     """A row for each request, up to where its response begins; equal images are encoded once."""
-    distinct: dict[int, Image.Image] = {}
+    distinct: dict[int, Shown] = {}
     keys = []
     for request in requests:
         image = load_image(request)

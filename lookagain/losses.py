@@ -23,6 +23,16 @@ def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
     return (logps * scored).sum(-1)
 
 
+def top_token_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each label replaced by the model's most likely token there, or by its second where the first is the label itself.
+
+    What STIC's released trainer scores of a rejected response, instead of its own tokens: `dpo.rejected_score: top1`.
+    Shapes as in `sequence_logps`; IGNORE stays.
+    """
+    first, second = logits.detach().topk(2, dim=-1).indices.unbind(-1)
+    return torch.where(labels == IGNORE, labels, torch.where(first == labels, second, first))
+
+
 def dpo_margins(
     policy_logps: Tensor, reference_logps: Tensor, pair_of_row: Tensor, chosen: Tensor, pairs: int, beta: float
 ) -> Tensor:

@@ -1,73 +1,138 @@
-"""What a pair source asks of the policy: plans of responses to generate, made from ids and a seed alone.
+"""What pair sources share: responses to ask for, plans of pairs, and the folder that a set of pairs is.
 
-STIC Algorithm 1, as the paper has it. The released generator differs: it never applies the corruption it records.
+A source is one file of lookagain/sources/, found by its name, with two things in it (docs/own-method.md):
+
+    Settings                                             a dataclass: the section NAME.pairs of params.yaml
+    make_pairs(inputs: Inputs, settings: Settings) -> Made
+
+It asks the policy through `inputs.respond` as often as it needs to. Its answers must depend on (seed, id) alone.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from lookagain.prompts import STIC_BAD, STIC_CAPTION, STIC_STEP_BY_STEP
-from lookagain.records import Pair, Provenance
-from lookagain.seeds import derive
+from lookagain.augmentations import CLEAN
+from lookagain.errors import UserError
+from lookagain.images import ImageStore, write_shards
+from lookagain.records import Conversation, Decoding, Pair, Provenance, atomic_write, read_records, write_records
 
-CLEAN: dict[str, Any] = {"name": "none"}
+
+class PairError(UserError):
+    """Pairs that cannot be made or read: the message says which and why."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One response to generate: a prompt about an image, as a transform shows it."""
+    """One response to generate: a prompt about an image, as a transform (a record for `transforms.apply`) shows it."""
 
     id: str
     image_id: str
     prompt: str
-    transform: Mapping[str, Any]
+    transform: Mapping[str, Any] = field(default_factory=lambda: CLEAN)
+
+
+Respond = Callable[[ImageStore, Sequence[Ask], Decoding], dict[str, str]]  # the policy's responses by the asks' ids
+Row = tuple[str, bytes | None, str | None]  # image id, bytes or None, path or None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a source has to work with. Images are unlabeled; instruction data is for its questions."""
+
+    seed: int
+    sample: ImageStore
+    respond: Respond
+    instructions: Callable[[], list[Conversation]]
+    instruct_images: Callable[[], ImageStore]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A source's pairs, what it counted on the way (equal responses that it dropped, say), and where the pairs' images are."""
+
+    pairs: list[Pair]
+    counts: dict[str, int]
+    images: ImageStore | Iterable[Row]
 
 
 @dataclass(frozen=True)
 class PairPlan:
-    """A pair to be: its training prompt, and how its two responses are made."""
+    """A pair to be: its training prompt, and how its responses are made."""
 
     id: str
     image_id: str
     method: str
     prompt: str
     chosen: Ask
-    rejected: Ask
+    rejected: list[Ask]
 
-    def pair(self, chosen: str, rejected: str, decoding: Mapping[str, Any], seed: int) -> Pair:
+    def pair(self, responses: Mapping[str, str], decoding: Mapping[str, Any], seed: int) -> Pair:
         """The pair, once its responses are there."""
-        made = [Provenance(ask.prompt, dict(ask.transform), dict(decoding), seed) for ask in (self.chosen, self.rejected)]
-        return Pair(self.id, self.image_id, self.method, self.prompt, chosen, [rejected], made[0], [made[1]])
+        chosen, *rejected = (
+            Provenance(ask.prompt, dict(ask.transform), dict(decoding), seed) for ask in (self.chosen, *self.rejected)
+        )
+        texts = [responses[ask.id] for ask in self.rejected]
+        return Pair(self.id, self.image_id, self.method, self.prompt, responses[self.chosen.id], texts, chosen, rejected)
 
 
-def plan_stic(
-    image_ids: Sequence[str], seed: int, bad_prompt_share: float, low_resolution: int, brightness: float, hue: float
-) -> list[PairPlan]:
-    """STIC Algorithm 1, one pair per image.
+def carry_out(plans: Sequence[PairPlan], decoding: Decoding, inputs: Inputs, images: ImageStore, keep_equal: bool) -> Made:
+    """Ask for all responses of the plans and make their pairs.
 
-    Chosen: the step-by-step prompt on the clean image. Rejected: with probability `bad_prompt_share` a bad prompt on the clean
-    image, else the caption prompt on a corrupted one (low resolution or colour jitter, half each). Both are trained on the
-    caption prompt, uniform from the eight, and the clean image.
+    Rejected responses that equal the chosen one are counted, and unless `keep_equal` dropped, with their pair if none is left.
     """
-    plans = []
-    for image_id in image_ids:
-        draw = random.Random(derive(seed, "stic", image_id))
-        caption, bad = draw.choice(STIC_CAPTION), draw.choice(STIC_BAD)
-        shades = {
-            "name": "colour_jitter",
-            "brightness": draw.uniform(1 - brightness, 1 + brightness),
-            "hue": draw.uniform(-hue, hue),
-        }
-        corruption = draw.choice([{"name": "low_resolution", "size": low_resolution}, shades])
-        prompt, transform = (bad, CLEAN) if draw.random() < bad_prompt_share else (caption, corruption)
-        chosen = Ask(f"stic/{image_id}/chosen", image_id, STIC_STEP_BY_STEP, CLEAN)
-        rejected = Ask(f"stic/{image_id}/rejected", image_id, prompt, transform)
-        plans.append(PairPlan(f"stic/{image_id}", image_id, "stic", caption, chosen, rejected))
-    return plans
+    asks = {ask.id: ask for plan in plans for ask in (plan.chosen, *plan.rejected)}
+    responses = inputs.respond(images, list(asks.values()), decoding)
+    pairs = [plan.pair(responses, dataclasses.asdict(decoding), inputs.seed) for plan in plans]
+    equal = sum(text == pair.chosen for pair in pairs for text in pair.rejected)
+    if keep_equal:
+        return Made(pairs, {"planned": len(plans), "equal_kept": equal}, images)
+    kept = [one for one in map(without_equal, pairs) if one]
+    return Made(kept, {"planned": len(plans), "equal_dropped": equal}, images)
+
+
+def without_equal(pair: Pair) -> Pair | None:
+    """A pair without the rejected responses that equal the chosen one; None if none is left."""
+    rejected = [(text, made) for text, made in zip(pair.rejected, pair.rejected_provenance, strict=True) if text != pair.chosen]
+    if not rejected:
+        return None
+    texts, provenance = (list(part) for part in zip(*rejected, strict=True))
+    return dataclasses.replace(pair, rejected=texts, rejected_provenance=provenance)
+
+
+def write_pairs(folder: Path | str, made: Made) -> None:
+    """Write a set of pairs: pairs.jsonl, counts.json, and images/ with exactly the images of the pairs.
+
+    Raises PairError if there is no pair, or an image is missing.
+    """
+    folder = Path(folder)
+    if not made.pairs:
+        raise PairError(f"{folder.name}: no pair was made ({made.counts}): there is nothing to train on")
+    needed = dict.fromkeys(pair.image_id for pair in made.pairs)
+    if isinstance(made.images, ImageStore):
+        found = [made.images.row(image_id) for image_id in needed if image_id in made.images]
+        rows = [(row["image_id"], row["image"]["bytes"], row["image"]["path"]) for row in found]
+    else:
+        rows = list({row[0]: row for row in made.images if row[0] in needed}.values())
+    if len(rows) != len(needed):
+        lost = sorted(needed.keys() - {row[0] for row in rows})
+        raise PairError(f"{folder.name}: {len(lost)} images of pairs are not there: {', '.join(lost[:3])}")
+    shutil.rmtree(folder, ignore_errors=True)
+    write_shards(folder / "images", rows)
+    write_records(folder / "pairs.jsonl", made.pairs)
+    with atomic_write(folder / "counts.json") as file:
+        json.dump({**made.counts, "pairs": len(made.pairs)}, file, indent=1)
+
+
+def read_pairs(folder: Path | str) -> list[Pair]:
+    """The pairs of a set. Raises RecordError if they are not there."""
+    return read_records(Path(folder) / "pairs.jsonl", Pair)
 
 
 def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

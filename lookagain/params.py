@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,11 @@ BenchmarkName = Literal[
     "scienceqa", "textvqa", "chartqa", "mmbench", "mmbench_cn", "mathvista", "mme", "seedbench", "seedbench_ranking", "vizwiz",
     "gqa", "pragmatics", "llava_bench", "mmvet", "shr", "contextual",
 ]  # fmt: skip
+AugmentationName = Literal[
+    "none", "flip", "rr_crop", "random_crop", "center_crop", "affine", "invert", "auto_augment", "diffusion", "moco", "byol",
+    "simclr",
+]  # fmt: skip
+PairFormat = Literal["stic", "seva", "povid", "rlaif_v", "vlfeedback", "rlhf_v"]
 
 
 class ParamsError(UserError):
@@ -135,8 +140,16 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    name: AugmentationName
+    noise_step: int
+    crop_share: float
+
+
+@dataclass(frozen=True)
 class SticPairs:
     bad_prompt_share: float
+    corrupt: bool
     low_resolution: int
     brightness: float
     hue: float
@@ -147,8 +160,11 @@ class SticPairs:
 
 @dataclass(frozen=True)
 class Dpo:
+    objective: Literal["dpo", "sft"]
     beta: float
     alpha: float
+    rejected_score: Literal["response", "top1"]
+    image_token: bool
     learning_rate: float
     epochs: int
     batch_size: int
@@ -183,7 +199,93 @@ class Stic:
     pairs: SticPairs
     dpo: Dpo
     describe: SticDescribe
+    infusion: Literal["paper", "as_released"]
+    blind_dar: bool
     sft: Sft
+
+
+@dataclass(frozen=True)
+class SevaPairs:
+    questions: Literal["sample", "instruct"]
+    folders: list[str]
+    items: int
+    description_share: float
+    rejected: int
+    augmentation: Augmentation
+    copies: int
+    one_line: bool
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Seva:
+    pairs: SevaPairs
+    dpo: Dpo
+
+
+@dataclass(frozen=True)
+class PovidPairs:
+    images: int
+    noise_step: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Povid:
+    pairs: PovidPairs
+    dpo: Dpo
+
+
+@dataclass(frozen=True)
+class SelfRewardingPairs:
+    images: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    verdict_tokens: int
+
+
+@dataclass(frozen=True)
+class SelfRewarding:
+    pairs: SelfRewardingPairs
+    dpo: Dpo
+
+
+@dataclass(frozen=True)
+class ImportedPairs:
+    file: str
+    format: PairFormat
+    images: str
+    max_bad: int
+
+
+@dataclass(frozen=True)
+class Imported:
+    pairs: ImportedPairs
+    dpo: Dpo
+
+
+@dataclass(frozen=True)
+class OwnMethod:
+    """A pair source of one's own: `pairs` is checked against the `Settings` of its module."""
+
+    pairs: dict[str, Any]
+    dpo: Dpo
+
+
+@dataclass(frozen=True)
+class AdapterSft(Sft):
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+
+
+@dataclass(frozen=True)
+class ContinuedSft:
+    models: dict[str, float]
+    sft: AdapterSft
 
 
 @dataclass(frozen=True)
@@ -196,7 +298,8 @@ class SearchSettings:
     keep_bottom: int
     max_sentence_tokens: int
     max_sentences: int
-    reward: Literal["value", "rank"]
+    reward: str
+    language: Literal["product", "mean_logp"]
     image_scale: float
     aggregate: Literal["sum", "mean"]
     prune_by: Literal["R", "R_T"]
@@ -204,6 +307,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Csr:
+    init: Literal["base", "stic"]
     iterations: int
     images: int
     search: SearchSettings
@@ -226,6 +330,7 @@ class Chair:
 class Evaluated:
     policy: str
     dar: bool
+    augment: Augmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -259,8 +364,14 @@ class Params:
     sample: Sample
     methods: dict[str, str]
     stic: Stic
+    seva: Seva
     csr: Csr
+    povid: Povid
+    self_rewarding: SelfRewarding
+    imported: Imported
+    continued_sft: ContinuedSft
     evaluate: Evaluate
+    own: dict[str, OwnMethod] = field(default_factory=dict)  # sections that `methods` names and no field above
 
 
 # Bounds by key name, whatever its section: (lowest, highest). Numbers without an entry must be finite and 0 or more.
@@ -274,12 +385,15 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "warmup_ratio": (0, 1),
     "lora_dropout": (0, 0.999),
     "iterations": (1, MAX_CSR_ITERATIONS),
+    "description_share": (0, 1),
+    "noise_step": (0, 999),
+    "crop_share": (0.01, 1),
     **dict.fromkeys(
         (
             "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates image_size "
             "max_sentence_tokens max_sentences max_new_tokens keep_top low_resolution bootstrap per_image test_scenes "
             "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images "
-            "runs concurrency"
+            "runs concurrency rejected copies verdict_tokens"
         ).split(),
         (1, math.inf),
     ),
@@ -298,15 +412,42 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         raw = YAML(typ="safe", pure=True).load(path.read_text())
     except YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
-    params: Params = _build(Params, raw, "", str(path))
+    own = _own_sections(raw, str(path))
+    params: Params = dataclasses.replace(_build(Params, raw, "", str(path)), own=own)
     _check_relations(params, str(path))
     return params
+
+
+def section(params: Params, method: str) -> Any:
+    """The section of a method that makes pairs: its `pairs` and `dpo`. Raises ParamsError if there is none."""
+    found = params.own.get(method) or getattr(params, method, None)
+    if not (hasattr(found, "pairs") and hasattr(found, "dpo")):
+        known = [name for name in typing.get_type_hints(Params) if hasattr(getattr(params, name), "pairs")]
+        raise ParamsError(f"methods: no section {method!r} with pairs and dpo; there are: {', '.join([*known, *params.own])}")
+    return found
+
+
+def pair_settings(params: Params, method: str, kind: type) -> Any:
+    """The `pairs` of a method as its source's `Settings`. Raises ParamsError for a key that these do not have."""
+    settings = section(params, method).pairs
+    return _build(kind, settings, f"{method}.pairs", "params.yaml") if isinstance(settings, dict) else settings
+
+
+def _own_sections(raw: Any, path: str) -> dict[str, OwnMethod]:
+    """Take the sections of methods that this module does not know out of a raw params file."""
+    methods = raw.get("methods") if isinstance(raw, dict) else None
+    if not isinstance(methods, dict):
+        return {}
+    known = {one.name for one in dataclasses.fields(Params)}
+    names = [name for name in methods if isinstance(name, str) and name not in known and name in raw]
+    return {name: _build(OwnMethod, raw.pop(name), name, path) for name in names}
 
 
 def flatten(params: Any, prefix: str = "") -> dict[str, Any]:
     """Params as flat dotted keys, for tracking: {"lambda": 0.9, "stic.dpo.beta": 0.1, ...}."""
     if dataclasses.is_dataclass(params):
-        params = {field.name.rstrip("_"): getattr(params, field.name) for field in dataclasses.fields(params)}
+        params = {one.name.rstrip("_"): getattr(params, one.name) for one in dataclasses.fields(params)}
+        params = params | params.pop("own", {})
     if not isinstance(params, dict):
         return {prefix.removesuffix("."): params}
     return {name: leaf for key, value in params.items() for name, leaf in flatten(value, f"{prefix}{key}.").items()}
@@ -317,14 +458,16 @@ def _build(cls: type, raw: Any, where: str, path: str) -> Any:
     if not isinstance(raw, dict):
         raise ParamsError(f"{path}: {where or 'the file'} must be a section of keys, got {raw!r}")
     hints = typing.get_type_hints(cls)
-    names = {field.name.rstrip("_"): field.name for field in dataclasses.fields(cls)}
+    fields = [one for one in dataclasses.fields(cls) if (cls, one.name) != (Params, "own")]
+    names = {one.name.rstrip("_"): one.name for one in fields}
+    optional = {one.name for one in fields if one.default is not dataclasses.MISSING}
     for key in raw:
         if key not in names:
             raise ParamsError(f"{path}: unknown key {_dotted(where, key)!r}; allowed here: {', '.join(names)}")
-    for key in names:
-        if key not in raw:
+    for key, name in names.items():
+        if key not in raw and name not in optional:
             raise ParamsError(f"{path}: missing key {_dotted(where, key)!r}; presets/tiny.yaml shows every key")
-    return cls(**{name: _value(hints[name], raw[key], _dotted(where, key), path) for key, name in names.items()})
+    return cls(**{name: _value(hints[name], raw[key], _dotted(where, key), path) for key, name in names.items() if key in raw})
 
 
 def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
@@ -337,6 +480,11 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
         if raw not in allowed or isinstance(raw, bool):
             raise ParamsError(f"{path}: {where} = {raw!r}, allowed: {', '.join(map(str, allowed))}")
         return raw
+    if isinstance(kind, types.UnionType):  # an optional section
+        (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
+        return _value(kind, raw, where, path)
+    if kind is Any:
+        return raw
     if isinstance(kind, types.GenericAlias):
         *_, item = typing.get_args(kind)
         if typing.get_origin(kind) is list:
@@ -344,7 +492,7 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
                 raise ParamsError(f"{path}: {where} = {raw!r} must be a list, each entry once")
             return [_value(item, entry, where, path) for entry in raw]
         if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-            raise ParamsError(f"{path}: {where} = {raw!r} must map names to {item.__name__}")
+            raise ParamsError(f"{path}: {where} = {raw!r} must map names to {getattr(item, '__name__', item)}")
         return {key: _value(item, entry, _dotted(where, key), path) for key, entry in raw.items()}
     if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
         raw = float(raw)
@@ -367,6 +515,13 @@ def _check_relations(params: Params, path: str) -> None:
         )
     if params.csr.images > params.sample.images:
         raise ParamsError(f"{path}: csr.images = {params.csr.images} exceeds sample.images = {params.sample.images}")
+    for method in params.methods:
+        section(params, method)
+    for name, share in params.continued_sft.models.items():
+        if not 0 < share <= 1:
+            raise ParamsError(f"{path}: continued_sft.models.{name} = {share} must be a share over 0 and up to 1")
+    if params.csr.init not in ("base", *params.evaluate.models):
+        raise ParamsError(f"{path}: csr.init = {params.csr.init} must be a row of evaluate.models: CSR 1 is tested against it")
     if params.csr.search.proposal == "sample" and params.csr.search.temperature == 0:
         raise ParamsError(f"{path}: csr.search.temperature = 0 would propose one sentence many times; it must be over 0")
     if params.csr.search.candidates < 2:

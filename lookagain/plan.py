@@ -21,7 +21,7 @@ from typing import Any
 
 from lookagain.errors import UserError
 from lookagain.evaluation.imports import PUBLISHED
-from lookagain.params import Dpo, Params, Sft
+from lookagain.params import Dpo, Params, Sft, section
 
 
 class PlanError(UserError):
@@ -179,6 +179,7 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
     planner = Planner(shape, hardware, devices, width, params)
     return [
         *_preparation(params, planner),
+        *_pairs(params, planner, assumed),
         *_stic(params, planner, assumed),
         *_csr(params, planner, assumed),
         *_evaluation(params, planner, assumed),
@@ -227,21 +228,46 @@ def _preparation(params: Params, planner: Planner) -> list[Cost]:
     ]
 
 
+def _pairs(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
+    """Each pair source that params list: its responses, and the training on its pairs; own sources are taken to be like STIC."""
+    costs = []
+    for source, model in params.methods.items():
+        images, requests, rejected, limit = _requests(params, source)
+        settings = section(params, source).dpo
+        if requests:
+            name = f"generate_pairs@{source}"
+            sizes = (3 * assumed.prompt, assumed.response, limit, planner.batch)
+            costs.append(planner.generation(name, images, requests, *sizes))
+        pairs = requests // (1 + rejected) if requests else images
+        length = assumed.prompt + assumed.response
+        costs.append(planner.training(f"train_dpo@{model}", pairs, 1 + rejected, length, settings, settings.lora_rank))
+    return costs
+
+
+def _requests(params: Params, source: str) -> tuple[int, int, int, int]:
+    """How many images a source encodes and responses it asks for, rejected ones in a pair, and the most new tokens."""
+    if source == "seva":
+        asked = params.seva.pairs.items * (1 + params.seva.pairs.rejected)
+        return asked, asked, params.seva.pairs.rejected, params.seva.pairs.max_new_tokens
+    if source in ("povid", "self_rewarding"):
+        pairs = section(params, source).pairs
+        return 2 * pairs.images, 2 * pairs.images, 1, pairs.max_new_tokens
+    if source == "imported":
+        return 0, 0, 1, 0  # nothing is asked; how many pairs a file holds is not known
+    return 2 * params.sample.images, 2 * params.sample.images, 1, params.stic.pairs.max_new_tokens
+
+
 def _stic(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
-    pairs, describe, dpo = params.stic.pairs, params.stic.describe, params.stic.dpo
-    count, length = params.sample.images, assumed.response
-    answers = assumed.prompt + length
-    costs = [
-        planner.generation(
-            "generate_pairs@stic", 2 * count, 2 * count, 3 * assumed.prompt, length, pairs.max_new_tokens, planner.batch
-        ),
-        planner.training("train_dpo@stic", count, 2, answers, dpo, dpo.lora_rank),
+    """STIC's second stage."""
+    describe, length = params.stic.describe, assumed.response
+    return [
         planner.generation(
             "describe_images", describe.items, describe.items, assumed.prompt, length, describe.max_new_tokens, planner.batch
         ),
-        planner.training("train_sft", describe.items, 1, answers + length, params.stic.sft, dpo.lora_rank),
+        planner.training(
+            "train_sft", describe.items, 1, assumed.prompt + 2 * length, params.stic.sft, params.stic.dpo.lora_rank
+        ),
     ]
-    return costs
 
 
 def _csr(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:

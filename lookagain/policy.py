@@ -31,6 +31,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from lookagain.errors import UserError
 from lookagain.params import Loading
 from lookagain.records import atomic_write
+from lookagain.transforms import Noised, Shown, diffuse
 
 
 class PolicyError(UserError):
@@ -52,7 +53,7 @@ class Prefixes(NamedTuple):
     """The prompt prefixes of some images, one entry per image in each list."""
 
     ids: list[list[int]]  # token ids, the image's tokens expanded
-    features: list[Tensor]  # (image tokens, width)
+    features: list[Tensor | None]  # (image tokens, width); None where there is no image
     positions: list[Tensor]  # (axes, length): 1 axis, or 3 where the model places image tokens in time, height and width
 
 
@@ -83,14 +84,32 @@ class Policy:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
 
-    def prefixes(self, images: Sequence[Image.Image]) -> Prefixes:
+    def prefixes(self, images: Sequence[Shown]) -> Prefixes:
         """Each image's prompt prefix: token ids, features and positions.
 
-        Raises PolicyError if tokens and features do not match: a model that never saw its image would answer all the same.
+        No image (None) has the prefix without the image's tokens, and no features: that is what a prompt without an image token
+        makes of LLaVA. Raises PolicyError if tokens and features do not match: a model that never saw its image would answer all
+        the same.
         """
-        head, inner = self._split(self._chat([("", None)]))[0], self._inner()
+        head = self._split(self._chat([("", None)]))[0]
+        seen = iter(self._encoded([image for image in images if image is not None], head))
+        blind = list(self.tokenizer(head.replace(self.image_token, ""), add_special_tokens=self._adds_bos(head)).input_ids)
+        nothing = (blind, None, torch.arange(len(blind), device=self.device)[None])
+        rows: list[tuple[list[int], Tensor | None, Tensor]] = [nothing if image is None else next(seen) for image in images]
+        axes = max(len(positions) for *_, positions in rows)
+        return Prefixes(
+            [ids for ids, _, _ in rows],
+            [features for _, features, _ in rows],
+            [positions.expand(axes, -1) for *_, positions in rows],
+        )
+
+    def _encoded(self, images: Sequence[Image.Image | Noised], head: str) -> list[tuple[list[int], Tensor, Tensor]]:
+        """Token ids of `head` for each image, its features and positions."""
+        if not images:
+            return []
+        inner = self._inner()
         encoded = self.processor(
-            images=[[image] for image in images],
+            images=[[image.image if isinstance(image, Noised) else image] for image in images],
             text=[head] * len(images),
             add_special_tokens=self._adds_bos(head),
             padding=True,
@@ -100,7 +119,7 @@ class Policy:
         ids = [row[mask].tolist() for row, mask in zip(encoded["input_ids"], kept, strict=True)]
         with torch.no_grad():
             vision = _accepted(type(inner).get_image_features, encoded)
-            vision["pixel_values"] = vision["pixel_values"].to(inner.dtype)
+            vision["pixel_values"] = _noised(vision["pixel_values"], images).to(inner.dtype)
             features = list(inner.get_image_features(**vision).pooler_output)
         for row, feature in zip(ids, features, strict=True):
             if row.count(inner.config.image_token_id) != len(feature) or not len(feature):
@@ -108,7 +127,7 @@ class Policy:
                     f"{row.count(inner.config.image_token_id)} image tokens in the prompt, {len(feature)} image features: "
                     "they must match"
                 )
-        return Prefixes(ids, features, _positions(inner.base_model, encoded))
+        return list(zip(ids, features, _positions(inner.base_model, encoded), strict=True))
 
     def _suffix(self, prompt: str) -> list[int]:
         """Token ids of the chat template after the image, up to where the response to `prompt` begins."""
@@ -143,7 +162,7 @@ class Policy:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def forward(
-        self, ids: Tensor, features: Sequence[Tensor] | None = None, positions: Tensor | None = None, **arguments: Any
+        self, ids: Tensor, features: Sequence[Tensor | None] | None = None, positions: Tensor | None = None, **arguments: Any
     ) -> Any:
         """The model's own forward on token ids (rows, length), with the image features of the rows' images, in order."""
         return forward(self.model, ids, features, positions, **arguments)
@@ -179,7 +198,7 @@ class Policy:
 
 
 def forward(
-    model: Any, ids: Tensor, features: Sequence[Tensor] | None = None, positions: Tensor | None = None, **arguments: Any
+    model: Any, ids: Tensor, features: Sequence[Tensor | None] | None = None, positions: Tensor | None = None, **arguments: Any
 ) -> Any:
     """A model's forward on token ids (rows, length), with image features that were computed before (none once they are cached).
 
@@ -187,8 +206,8 @@ def forward(
     """
     if positions is not None:
         arguments["position_ids"] = positions[0] if len(positions) == 1 else positions
-    if features is not None:
-        arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=list(features))}
+    if shown := [feature for feature in features or () if feature is not None]:
+        arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=shown)}
     return model(input_ids=ids, **arguments)
 
 
@@ -341,3 +360,16 @@ def _positions(model: Any, encoded: Mapping[str, Any]) -> list[Tensor]:
     rule = getattr(model, "get_rope_index", None)
     positions = rule(**_accepted(rule, encoded))[0] if rule else (kept.cumsum(-1) - 1)[None]
     return [positions[:, row, mask] for row, mask in enumerate(kept)]
+
+
+def _noised(pixels: Tensor, images: Sequence[Image.Image | Noised]) -> Tensor:
+    """Normalised pixels (images, ...) with the noise that some images shall have."""
+    if not any(isinstance(image, Noised) for image in images):
+        return pixels
+    if len(pixels) != len(images):
+        raise PolicyError("this model's processor gives no pixels by image: diffusion noise cannot be added to them")
+    pixels = pixels.clone()
+    for row, image in enumerate(images):
+        if isinstance(image, Noised):
+            pixels[row] = diffuse(pixels[row], image.step, image.seed)
+    return pixels

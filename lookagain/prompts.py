@@ -1,4 +1,4 @@
-"""The prompts of the papers, word for word: data, no logic beyond STIC's description infusion."""
+"""The prompts of the papers, word for word: data, no logic beyond filling them in."""
 
 from __future__ import annotations
 
@@ -54,6 +54,25 @@ CSR_DESCRIBE = (
 )
 
 
-def infuse(description: str, instruction: str) -> str:
-    """STIC section 4, stage 2: the instruction with the model's own description before it (also DaR at inference)."""
+# CSR, Table 3: the policy as its own judge (the self-rewarding baseline).
+JUDGE_PAIR = (
+    "Now you act as a judge, helping me determine which of the two texts I provide is closer to the given image and has fewer "
+    "errors.\n{line}\nResponse 1:\n{first}\nResponse 2:\n{second}\n{line}\nPlease strictly follow the following format "
+    "requirements when outputting, and don’t have any other unnecessary words.\nOutput Format:\nresponse 1 or response 2."
+)
+
+
+def judge_pair(first: str, second: str) -> str:
+    """CSR's Table 3 with two responses to compare."""
+    return JUDGE_PAIR.format(line="*" * 77, first=first, second=second)
+
+
+def infuse(description: str, instruction: str, form: str = "paper") -> str:
+    """STIC section 4, stage 2: the instruction with the model's own description before it (also DaR at inference).
+
+    The forms are the paper's and `as_released`, which differ in line breaks. The image stands before both: the paper's text could
+    also be read as description, image, instruction.
+    """
+    if form == "as_released":
+        return f"Image description:\n{description}\n\n{instruction}"
     return f"Image description: {description}\n{instruction}"

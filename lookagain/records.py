@@ -24,6 +24,15 @@ class RecordError(UserError):
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen: greedy at temperature 0, else sampled from the top_p nucleus."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
 class Provenance:
     """How a response was made: enough to make it again."""
 

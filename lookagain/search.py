@@ -10,7 +10,7 @@ of one batch.
 As in the paper: sentences end at ".", each gets R (Eq. 4), the top and bottom ones by R go on, the responses with the highest
 and lowest cumulative R make the pair. Deviations: equal candidates of a node count once; a response that only ends (EOS at
 once) adds no sentence; responses that are not finished after `max_sentences` are used only where fewer than two are finished.
-The released code's ways (rank reward, mean over sentences, pruning by R_T) are switches.
+The released code's ways (rank reward, R_T as a mean log-prob, mean over sentences, pruning by R_T) are switches.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from lookagain.decoder import Decoder
-from lookagain.generation import Decoding, Request, choose
+from lookagain.extensions import find
+from lookagain.generation import Request, choose
 from lookagain.params import SearchSettings
 from lookagain.policy import Policy
-from lookagain.rewards import ImageTextScorer, calibrated, image_relevance, language_score, ranks
+from lookagain.records import Decoding
+from lookagain.rewards import Candidate, ImageTextScorer, image_relevance, language_score, mean_logp
 from lookagain.seeds import derive
 
 
@@ -234,15 +236,18 @@ def _scored(
         trees = torch.tensor([tree for tree, _ in wanted])
         values = (embeddings[trees] * scorer.encode_texts([text for _, text in wanted])).sum(-1).tolist()
         cosines = dict(zip(wanted, values, strict=True))
+    rewards = find("rewards", settings.reward, "rewards").rewards
+    score = language_score if settings.language == "product" else mean_logp
     children = []
     for node, siblings, row in zip(nodes, grown, texts, strict=True):
-        written = [(growth, text) for growth, text in zip(siblings, row, strict=True) if text]
-        relevance = [image_relevance(cosines[node.tree, text], settings.image_scale) for _, text in written]
-        language = [language_score(growth.logps) for growth, _ in written]
-        parts = (ranks(relevance), ranks(language)) if settings.reward == "rank" else (relevance, language)
-        rewards = [calibrated(image, words, lambda_) for image, words in zip(*parts, strict=True)]
-        for (growth, text), r_i, r_t, reward in zip(written, relevance, language, rewards, strict=True):
-            sentence = Sentence(growth.tokens, text, r_t, r_i, reward)
+        written = [growth for growth, text in zip(siblings, row, strict=True) if text]
+        candidates = []
+        for growth, text in zip(written, filter(None, row), strict=True):
+            cosine = cosines[node.tree, text]
+            relevance = image_relevance(cosine, settings.image_scale)
+            candidates.append(Candidate(text, growth.logps, cosine, relevance, score(growth.logps)))
+        for growth, one, reward in zip(written, candidates, rewards(candidates, lambda_), strict=True):
+            sentence = Sentence(growth.tokens, one.text, one.language, one.relevance, reward)
             children.append((Node(node.tree, (*node.sentences, sentence), growth.row), growth.ends_response))
         if any(growth.ends_response and not text for growth, text in zip(siblings, row, strict=True)):
             children.append((node, True))

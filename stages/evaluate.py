@@ -3,6 +3,8 @@
 Run:    python -m lookagain.launch evaluate MODEL POLICY [--dar[=false]] [--parent MODEL]
         MODEL names the outputs, POLICY the folder under models/; --dar describes before it responds (STIC section 4);
         --parent is the model that paired tests are made against beside the base (CSR: the iteration before).
+        `augment` of a row of evaluate.models shows every image augmented (SeVa Fig. 2); stic.infusion and stic.blind_dar say
+        how DaR describes.
 Reads:  models/, data/benchmarks/<evaluate.split>/, data/answers/base.jsonl and that of the parent
 Writes: data/answers/MODEL.jsonl, reports/metrics/MODEL.json; keeps answers in .answers/ by the policy's fingerprint
 """
@@ -14,18 +16,19 @@ import json
 import os
 from pathlib import Path
 
-from PIL.Image import Image
-
 from lookagain import runtime, tracking
+from lookagain.augmentations import CLEAN, augmentation
 from lookagain.evaluation import suite
-from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, code_version, decoding_of
+from lookagain.evaluation.engine import NO_IMAGE, AnswerCache, Engine, Prompt, code_version, decoding_of
 from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
 from lookagain.generation import Request, option_losses, respond
 from lookagain.judge import Judge, key_from_environment
-from lookagain.params import Params, flatten, load_params
+from lookagain.params import Augmentation, Params, flatten, load_params
 from lookagain.policy import load_policy, read_lineage
 from lookagain.records import Answer, read_records, write_metrics, write_records
+from lookagain.seeds import derive
+from lookagain.transforms import Shown, apply
 
 UNSCORED = "scored over all descriptions, not one by one"
 
@@ -39,6 +42,8 @@ def main(model: str, policy: str, *options: str) -> None:
     params = load_params()
     benchmark = Path("data/benchmarks") / params.evaluate.split
     earlier = {who: f"data/answers/{who}.jsonl" for who in ("base", chosen.parent) if who and model != "base"}
+    row = params.evaluate.models.get(model)
+    transform = functools.partial(transform_of, row.augment if row else None, params.seed)
     chair, bootstrap = params.evaluate.chair, Bootstrap(params.evaluate.bootstrap, params.seed)
     used = [
         flatten(chair),
@@ -48,6 +53,7 @@ def main(model: str, policy: str, *options: str) -> None:
         dataclasses.asdict(params.policy.loading),
         params.data.max_image_pixels,
         params.seed,
+        (params.stic.infusion, params.stic.blind_dar, row),
         options,
     ]
     inputs = [f"models/{policy}", benchmark, *earlier.values()]
@@ -61,10 +67,20 @@ def main(model: str, policy: str, *options: str) -> None:
             benchmark, params.evaluate.pope.suffix, chair.prompt, images, params.evaluate.benchmarks, params.evaluate.prompts
         )
         lineage = read_lineage(f"models/{policy}")
-        load_image = functools.lru_cache(maxsize=256)(images.load)  # one object per image, so that a batch encodes it once
 
-        def image_of(request: Request) -> Image:
+        @functools.lru_cache(maxsize=256)  # one object per image, so that a batch encodes it once
+        def load_image(place: str) -> Shown:
+            return None if place == NO_IMAGE else apply(images.load(place), transform(place))
+
+        def image_of(request: Request) -> Shown:
             return load_image(request.image_id)
+
+        @functools.cache
+        def image_sha256(place: str) -> str:
+            if place == NO_IMAGE:
+                return NO_IMAGE
+            changed = json.dumps(transform(place), sort_keys=True)
+            return images.sha256(place) + ("" if transform(place) == CLEAN else changed)
 
         @functools.cache
         def loaded():
@@ -74,7 +90,7 @@ def main(model: str, policy: str, *options: str) -> None:
             respond=lambda batch, decoding: respond(loaded(), batch, image_of, decoding, params.seed),
             rank=lambda batch, options: option_losses(loaded(), batch, options, image_of),
             map_batches=run.map_batches,
-            image_sha256=functools.cache(images.sha256),
+            image_sha256=image_sha256,
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
             batch_size=params.runtime.batch_size,
@@ -87,7 +103,8 @@ def main(model: str, policy: str, *options: str) -> None:
             for q in questions
         ]
         if chosen.dar == "true":
-            prompts = engine.describe(prompts, chair.prompt, decoding_of("chair", chair.max_new_tokens), "descriptions")
+            how = decoding_of("chair", chair.max_new_tokens), "descriptions", params.stic.infusion, params.stic.blind_dar
+            prompts = engine.describe(prompts, chair.prompt, *how)
         answers = []
         for question, prompt, answer in zip(questions, prompts, engine.answer(prompts, "answers"), strict=True):
             response = suite.as_response(question, answer)
@@ -107,6 +124,13 @@ def main(model: str, policy: str, *options: str) -> None:
             print(f"{model}: {engine.computed} answers computed, {engine.cached} from the cache")
             track.metrics({key: metric.value for key, metric in metrics.items() if metric.value is not None}, step=0)
             track.file(f"reports/metrics/{model}.json")
+
+
+def transform_of(chosen: Augmentation | None, seed: int, place: str) -> dict:
+    """How a row of evaluate.models shows an image: by (seed, image), whatever is asked about it."""
+    if chosen is None:
+        return CLEAN
+    return augmentation(chosen.name, chosen.noise_step, chosen.crop_share, derive(seed, "augment", place))
 
 
 def judge_of(params: Params) -> Judge | None:

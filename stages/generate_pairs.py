@@ -1,58 +1,66 @@
-"""Make preference pairs by a method: plan, generate both responses, record how each was made.
+"""Make preference pairs by a method: its source in lookagain/sources/ says what to ask the base and what becomes a pair.
 
-Run:    python -m lookagain.launch generate_pairs stic
-Reads:  data/sample/, models/base
-Writes: data/pairs/METHOD.jsonl
+Run:    python -m lookagain.launch generate_pairs METHOD, e.g. `generate_pairs stic`
+Reads:  data/sample/, data/instruct/ (questions), models/base
+Writes: data/pairs/METHOD/: pairs.jsonl, images/, counts.json
 """
 
-import dataclasses
+import functools
+from collections.abc import Sequence
 
 from lookagain import runtime, tracking
-from lookagain.errors import UserError
+from lookagain.extensions import find
 from lookagain.generation import Decoding, Request, respond
 from lookagain.images import ImageStore
-from lookagain.pairs import batches, plan_stic
-from lookagain.params import flatten, load_params
+from lookagain.pairs import Ask, Inputs, batches, write_pairs
+from lookagain.params import flatten, load_params, pair_settings
 from lookagain.policy import load_policy
-from lookagain.records import write_records
+from lookagain.records import Conversation, read_records
 from lookagain.transforms import apply
 
 
 def main(method: str) -> None:
     """Generate the pairs of one method."""
     params = load_params()
-    if method != "stic":
-        raise UserError(f"methods: no pair source {method!r}; known: stic")
-    settings = params.stic.pairs
+    source = find("sources", method, "make_pairs")
+    settings = pair_settings(params, method, source.Settings)
     used = {"seed": params.seed, "pairs": settings, "loading": params.policy.loading}
     name = f"generate_pairs@{method}"
     with (
-        runtime.stage(name, used, ["data/sample", "models/base"]) as run,
+        runtime.stage(name, used, ["data/sample", "data/instruct", "models/base"]) as run,
         tracking.child(name, flatten(settings, f"{method}.pairs."), enabled=run.is_main) as track,
     ):
-        images = ImageStore("data/sample/images", params.data.max_image_pixels)
-        plans = plan_stic(
-            images.ids, params.seed, settings.bad_prompt_share, settings.low_resolution, settings.brightness, settings.hue
+
+        @functools.cache
+        def policy():
+            return load_policy("models/base", params.policy.loading, run.device)
+
+        rounds: list[str] = []
+
+        def respond_to(images: ImageStore, asks: Sequence[Ask], decoding: Decoding) -> dict[str, str]:
+            by_id = {ask.id: ask for ask in asks}
+
+            def work(batch: Sequence[Ask]) -> list[str]:
+                requests = [Request(ask.id, ask.image_id, ask.prompt) for ask in batch]
+                shown = {ask.id: apply(images.load(ask.image_id), ask.transform) for ask in batch}
+                return respond(policy(), requests, lambda one: shown[one.id], decoding, params.seed)
+
+            rounds.append(f"responses {len(rounds) + 1}")
+            dealt = batches(list(by_id.values()), params.runtime.batch_size)
+            ids = [ask.id for batch in dealt for ask in batch]
+            return dict(zip(ids, run.map_batches(dealt, work, rounds[-1]), strict=True))
+
+        pixels = params.data.max_image_pixels
+        inputs = Inputs(
+            seed=params.seed,
+            sample=ImageStore("data/sample/images", pixels),
+            respond=respond_to,
+            instructions=lambda: read_records("data/instruct/conversations.jsonl", Conversation),
+            instruct_images=lambda: ImageStore("data/instruct/images", pixels),
         )
-        asks = {ask.id: ask for plan in plans for ask in (plan.chosen, plan.rejected)}
-        decoding = Decoding(settings.temperature, settings.top_p, settings.max_new_tokens)
-        policy = load_policy("models/base", params.policy.loading, run.device)
-
-        def work(batch):
-            requests = [Request(ask.id, ask.image_id, ask.prompt) for ask in batch]
-            return respond(
-                policy, requests, lambda one: apply(images.load(one.image_id), asks[one.id].transform), decoding, params.seed
-            )
-
-        dealt = batches(list(asks.values()), params.runtime.batch_size)
-        ids = [ask.id for batch in dealt for ask in batch]
-        responses = dict(zip(ids, run.map_batches(dealt, work, "responses"), strict=True))
-        pairs = [
-            plan.pair(responses[plan.chosen.id], responses[plan.rejected.id], dataclasses.asdict(decoding), params.seed)
-            for plan in plans
-        ]
+        made = source.make_pairs(inputs, settings)
         if run.is_main:
-            write_records(f"data/pairs/{method}.jsonl", pairs)
-            equal = sum(pair.chosen in pair.rejected for pair in pairs)
-            track.metrics({"pairs": len(pairs), "equal_pairs": equal}, step=0)
-            print(f"{method}: {len(pairs)} pairs, {equal} with equal responses (kept, as Algorithm 1 has it)")
+            write_pairs(f"data/pairs/{method}", made)
+            track.metrics({"pairs": len(made.pairs), **made.counts}, step=0)
+            counted = ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in made.counts.items())
+            print(f"{method}: {len(made.pairs)} pairs ({counted})")

@@ -2,7 +2,7 @@
 
 Run:    python -m lookagain.launch prepare_data
 Reads:  world: nothing. coco: the files that data.coco names
-Writes: data/policy/, data/instruct/, data/pool/, data/benchmarks/{validation,test}/
+Writes: data/policy/, data/instruct/, data/pool/, data/pool_truth/, data/benchmarks/{validation,test}/
 
 With data.source = coco, images stay where they are: shards hold their paths and hashes, and ids are paths in their folder without
 the suffix (lookagain/pools.py).
@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from lookagain.params import Data, Params, flatten, load_params
 from lookagain.pools import Item, index, index_pool
 from lookagain.records import Conversation, Turn, atomic_write, write_records
 from lookagain.seeds import derive
-from lookagain.world import splits
+from lookagain.world import benchmarks, splits
+from lookagain.world.scenes import Scene
 
 POPE_FILES = [f"coco_pope_{split}.json" for split in ("random", "popular", "adversarial")]
 ORIGINS = {
@@ -71,9 +72,20 @@ def prepare_world(params: Params) -> dict[str, int]:
     }
     scenes = {split: splits.write_split(folder, split, n, world.image_size, seed) for split, (folder, n) in folders.items()}
     splits.write_conversations("data/instruct/conversations.jsonl", scenes["instruct"], params.policy.world.noise_share, seed)
+    write_pool_truth(scenes["pool"])
     for split in ("validation", "test"):
         splits.write_benchmarks(folders[split][0], scenes[split], params.evaluate.pope.per_image, seed)
     return {split: len(drawn) for split, drawn in scenes.items()}
+
+
+def write_pool_truth(scenes: Sequence[Scene]) -> None:
+    """What the unlabeled images show, apart from them: the figures of diagnose_pairs read it, no method does."""
+    target = Path("data/pool_truth")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.move("data/pool/instances.json", target / "instances.json")
+    with atomic_write(target / "captions.json") as file:
+        json.dump(benchmarks.captions(scenes), file)
 
 
 def prepare_coco(params: Params, run: runtime.Run) -> dict[str, int]:
@@ -88,11 +100,13 @@ def prepare_coco(params: Params, run: runtime.Run) -> dict[str, int]:
     lost = [f"{path} (data.coco.{key}): {ORIGINS[key]}" for key, paths in needed.items() for path in paths if not path.exists()]
     if lost:
         raise UserError(f"{len(lost)} missing:\n  " + "\n  ".join(lost))
-    for folder in ("data/policy", "data/instruct", "data/pool", "data/benchmarks"):
+    for folder in ("data/policy", "data/instruct", "data/pool", "data/pool_truth", "data/benchmarks"):
         shutil.rmtree(folder, ignore_errors=True)
-    for folder in ("data/policy", "data/benchmarks/validation"):
+    for folder in ("data/policy", "data/pool_truth", "data/benchmarks/validation"):
         Path(folder).mkdir(parents=True)
-        Path(folder, "none.txt").write_text("data.source is coco: there is no base to train and no validation split\n")
+        Path(folder, "none.txt").write_text(
+            "data.source is coco: no base to train, no labels of the pool, no validation split\n"
+        )
     limits = data.max_image_pixels, data.max_bad_images, run.map_batches
     pool = index_pool(data.coco.pool_images, Path("data/pool/images"), *limits, run.resume_folder / "stored")
     counts = {"pool": pool, "instruct": prepare_instructions(data, run), "test": prepare_benchmark(data, params.seed, run)}

@@ -34,7 +34,7 @@ def main() -> None:
         benchmark, seed, pixels = f"data/benchmarks/{params.evaluate.split}", params.seed, params.data.max_image_pixels
         examples.contact_sheet(f"{benchmark}/images", seed, pixels).save("reports/figures/images.png")
         shown = ["base", *[model for model, entry in evaluated.items() if not entry.dar][-1:], chain[-1]]
-        files = [f"data/answers/{model}.jsonl" for model in shown] + [f"data/pairs/{source}.jsonl" for source in sources]
+        files = [f"data/answers/{model}.jsonl" for model in shown] + [f"data/pairs/{source}/pairs.jsonl" for source in sources]
         absent = [f"nothing is shown of {path}: no such file here" for path in files if not Path(path).is_file()]
         content = page.Content(
             metrics=metrics,
@@ -44,7 +44,9 @@ def main() -> None:
             revision=revision(),
             lineages=page.read_lineages("models", policies),
             gallery=examples.read_gallery(benchmark, "data/answers", shown, seed, pixels),
-            pairs=examples.read_pairs("data/pairs", "data/sample/images", sources, seed, pixels),
+            pairs=examples.read_pairs("data/pairs", sources, seed, pixels),
+            diagnostics=tables.read_all("reports/metrics/pairs", list(params.methods))
+            | tables.read_all("reports/metrics/pairs_csr", chain),
             missing=[*page.missing_figures(metrics), *absent, *skipped_images("data/sample/skipped.json")],
         )
         with atomic_write("reports/index.html") as file:

@@ -2,19 +2,21 @@
 
 Run:    python -m lookagain.launch search ITERATION PARENT, e.g. `search 2 csr-1`
 Reads:  data/sample/, models/reward, models/PARENT
-Writes: data/pairs/csr-ITERATION.jsonl
+Writes: data/pairs/csr-ITERATION/: pairs.jsonl, images/, counts.json
 """
 
 import dataclasses
 import random
 
 from lookagain import runtime, tracking
+from lookagain.extensions import find
 from lookagain.generation import Request
 from lookagain.images import ImageStore
+from lookagain.pairs import Made, write_pairs
 from lookagain.params import Params, flatten, load_params
 from lookagain.policy import Policy, load_policy
 from lookagain.prompts import CSR_DESCRIBE
-from lookagain.records import Pair, Provenance, from_dict, write_records
+from lookagain.records import Pair, Provenance, from_dict
 from lookagain.rewards import ImageTextScorer
 from lookagain.search import Tree, best_and_worst, cumulative, search
 from lookagain.seeds import derive
@@ -25,6 +27,7 @@ def main(iteration: str, parent: str) -> None:
     params = load_params()
     method = f"csr-{iteration}"
     settings = params.csr.search
+    find("rewards", settings.reward, "rewards")
     used = {
         "seed": params.seed,
         "lambda": params.lambda_,
@@ -57,7 +60,8 @@ def main(iteration: str, parent: str) -> None:
         made = run.map_batches(dealt, work, "trees")
         pairs = [from_dict(Pair, pair) for pair in made if pair is not None]
         if run.is_main:
-            write_records(f"data/pairs/{method}.jsonl", pairs)
+            counts = {"planned": len(made), "no_pair": len(made) - len(pairs)}
+            write_pairs(f"data/pairs/{method}", Made(pairs, counts, images))
             gaps = [_gap(pair) for pair in pairs]
             track.metrics(
                 {"pairs": len(pairs), "no_pair": len(made) - len(pairs), "reward_gap": sum(gaps) / max(1, len(gaps))}, step=0

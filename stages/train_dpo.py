@@ -1,72 +1,107 @@
-"""Train an adapter on preference pairs: STIC stage 1 (Eq. 4.1), and each iteration of CSR on the policy before it.
+"""Train an adapter on preference pairs: STIC stage 1 (Eq. 4.1), SeVa (Eq. 18), each iteration of CSR, and any other source's.
 
 Run:    python -m lookagain.launch train_dpo METHOD MODEL [PARENT]
         e.g. `train_dpo stic stic-stage1`, `train_dpo csr-2 csr-2 csr-1`
-Reads:  data/pairs/METHOD.jsonl, data/sample/, models/PARENT (the reference, and where the adapter starts)
+Reads:  data/pairs/METHOD/, models/PARENT (the reference, and where the adapter starts)
 Writes: models/MODEL with training_log.json
+
+`objective: sft` learns the chosen responses alone (STIC's "positive only"). Two switches repeat what STIC's released code does:
+`rejected_score: top1`, and `image_token: false`, which trains on prompts without the image.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lookagain import runtime, tracking
 from lookagain.images import ImageStore
-from lookagain.pairs import batches
-from lookagain.params import flatten, load_params
-from lookagain.policy import add_adapter, load_policy, save_adapter
-from lookagain.records import Pair, read_records
+from lookagain.pairs import batches, read_pairs
+from lookagain.params import flatten, load_params, section
+from lookagain.policy import Policy, add_adapter, load_policy, save_adapter
+from lookagain.records import Pair
 from lookagain.seeds import derive
-from lookagain.training.dpo import reference_logps, train_dpo
+from lookagain.training.collate import Example
+from lookagain.training.dpo import pair_examples, reference_logps, train_dpo
+from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation, write_log
+from lookagain.transforms import Shown
 
 
 def main(method: str, model: str, parent: str = "base") -> None:
     """Train one model on one method's pairs."""
     params = load_params()
-    settings = params.csr.dpo if method.startswith("csr-") else getattr(params, method).dpo
+    settings = params.csr.dpo if method.startswith("csr-") else section(params, method).dpo
     used = {"seed": params.seed, "dpo": settings, "loading": params.policy.loading}
-    source = Path(f"data/pairs/{method}.jsonl")
+    source = Path(f"data/pairs/{method}")
     name = f"train_dpo@{model}"
     with (
-        runtime.stage(name, used, [source, "data/sample", f"models/{parent}"]) as run,
+        runtime.stage(name, used, [source, f"models/{parent}"]) as run,
         tracking.child(name, flatten(settings, "dpo."), enabled=run.is_main) as track,
     ):
-        pairs = read_records(source, Pair)
-        images = ImageStore("data/sample/images", params.data.max_image_pixels)
+        pairs = read_pairs(source)
+        images = ImageStore(source / "images", params.data.max_image_pixels)
         policy = load_policy(f"models/{parent}", params.policy.loading, run.device)
-
-        def references(batch: list[Pair]) -> list[list[float]]:
-            return reference_logps(policy, batch, images.load, settings.max_length)
-
-        dealt = batches(pairs, params.runtime.batch_size // 2 or 1)
-        logps = run.map_batches(dealt, references, "reference")
-        by_id = dict(zip([pair.id for batch in dealt for pair in batch], logps, strict=True))
-
-        torch.manual_seed(derive(params.seed, "adapter", model))
-        add_adapter(policy, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
         optimisation = Optimisation.of(
             settings, params.runtime.micro_batch_size, derive(params.seed, "order", model), run, params.policy.dtype
         )
-        log = train_dpo(
-            policy,
-            pairs,
-            [by_id[pair.id] for pair in pairs],
-            images.load,
-            settings.beta,
-            settings.alpha,
-            optimisation,
-            track.metrics,
-        )
+
+        def load_image(image_id: str) -> Shown:
+            return images.load(image_id) if settings.image_token else None
+
+        def fresh_adapter() -> None:
+            torch.manual_seed(derive(params.seed, "adapter", model))
+            add_adapter(policy, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
+
+        if settings.objective == "sft":
+            fresh_adapter()
+            log = train_sft(policy, _chosen(policy, pairs), load_image, optimisation, track.metrics)
+        else:
+            references = _references(run, policy, pairs, load_image, settings, params.runtime.batch_size)
+            fresh_adapter()
+            log = train_dpo(
+                policy,
+                pairs,
+                references,
+                load_image,
+                settings.beta,
+                settings.alpha,
+                optimisation,
+                track.metrics,
+                settings.rejected_score,
+            )
         if run.is_main:
-            data = hashlib.sha256(source.read_bytes()).hexdigest()
+            data = hashlib.sha256((source / "pairs.jsonl").read_bytes()).hexdigest()
             record = {
                 "method": method,
                 "params": json.loads(json.dumps(flatten(settings, "dpo."))),
-                "data": {str(source): data},
+                "data": {str(source / "pairs.jsonl"): data},
             }
             save_adapter(policy, f"models/{model}", continues=False, record=record)
             write_log(f"models/{model}/training_log.json", log)
-            print(f"{model}: {len(pairs)} pairs, {len(log)} steps, last reward margin {log[-1]['reward_margin']:.2f}")
+            last = f"last loss {log[-1]['loss']:.3f}"
+            if "reward_margin" in log[-1]:
+                last = f"last reward margin {log[-1]['reward_margin']:.2f}"
+            print(f"{model}: {len(pairs)} pairs, {len(log)} steps, {last}")
+
+
+def _chosen(policy: Policy, pairs: list[Pair]) -> list[Example]:
+    """The chosen responses as supervised examples."""
+    return [pair_examples(policy, pair)[0] for pair in pairs]
+
+
+def _references(
+    run: runtime.Run, policy: Policy, pairs: list[Pair], load_image: Callable[[str], Shown], settings: Any, batch_size: int
+) -> list[list[float]]:
+    """Each pair's log-probs under the policy as it is, in the order of the pairs."""
+    dealt = batches(pairs, batch_size // 2 or 1)
+    logps = run.map_batches(
+        dealt,
+        lambda batch: reference_logps(policy, batch, load_image, settings.max_length, settings.rejected_score),
+        "reference",
+    )
+    by_id = dict(zip([pair.id for batch in dealt for pair in batch], logps, strict=True))
+    return [by_id[pair.id] for pair in pairs]

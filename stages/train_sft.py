@@ -26,7 +26,7 @@ def main() -> None:
     """Train STIC's second stage."""
     params = load_params()
     settings = params.stic.sft
-    used = {"seed": params.seed, "sft": settings, "loading": params.policy.loading}
+    used = {"seed": params.seed, "sft": settings, "infusion": params.stic.infusion, "loading": params.policy.loading}
     source = Path("data/descriptions.jsonl")
     with (
         runtime.stage("train_sft", used, [source, "data/instruct", "models/stic-stage1"]) as run,
@@ -40,7 +40,7 @@ def main() -> None:
         examples = []
         for one in conversations:
             turns = [(turn.prompt, turn.response) for turn in one.turns]
-            turns[0] = (infuse(described[one.id], turns[0][0]), turns[0][1])
+            turns[0] = (infuse(described[one.id], turns[0][0], params.stic.infusion), turns[0][1])
             examples.append(Example(one.image_id, *policy.conversation(turns)))
         optimisation = Optimisation.of(
             settings, params.runtime.micro_batch_size, derive(params.seed, "order", "stic"), run, params.policy.dtype

@@ -148,7 +148,7 @@ def test_every_stage(name, tmp_path, monkeypatch):
     (project / "data/answers").mkdir(parents=True)
     for stage, *arguments in [*stages[:-1], ("evaluate", "base", "base"), stages[-1]]:
         runpy.run_path(f"stages/{stage}.py")["main"](*arguments)
-    assert len(read_records("data/pairs/stic.jsonl", Pair)) == 4
+    assert len(read_records("data/pairs/stic/pairs.jsonl", Pair)) == 4
     assert all(answer.reason or answer.score is not None for answer in read_records("data/answers/stic.jsonl", Answer))
     assert read_metrics("reports/metrics/stic.json")["pope/random/accuracy"].value is not None
 

@@ -104,6 +104,15 @@ def test_describe_and_respond_describes_each_image_once(tmp_path):
     assert [prompt.text.endswith(old.text) for prompt, old in zip(infused, asked, strict=True)] == [True] * 3
 
 
+def test_blind_describe_and_respond_describes_no_image_once(tmp_path):
+    made = make_engine(FakePolicy(), tmp_path / "f.jsonl")
+    infused = made.describe(
+        [Prompt("a", "one?", GREEDY), Prompt("b", "two?", GREEDY)], PROMPT, GREEDY, "d", "as_released", True
+    )
+    assert [prompt.text for prompt in infused] == [f"Image description:\n|{PROMPT}|0.0\n\n{asked}?" for asked in ("one", "two")]
+    assert [prompt.image_id for prompt in infused] == ["a", "b"]  # the question itself is asked about its image
+
+
 def test_processes_that_do_not_write_leave_the_cache_alone(tmp_path):
     make_engine(FakePolicy(), tmp_path / "f.jsonl", write=False).answer([Prompt("a", "q?", GREEDY)], "answers")
     assert not (tmp_path / "f.jsonl").exists()

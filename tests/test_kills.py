@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 STAGES = {
-    "generate_pairs": (["stic"], "data/pairs/stic.jsonl"),
+    "generate_pairs": (["stic"], "data/pairs/stic/pairs.jsonl"),
     "train_dpo": (["stic", "stic-stage1"], "models/stic-stage1/adapters/00-stic-stage1/adapter_model.safetensors"),
-    "search": (["1", "base"], "data/pairs/csr-1.jsonl"),
+    "search": (["1", "base"], "data/pairs/csr-1/pairs.jsonl"),
     "evaluate": (["base", "base"], "data/answers/base.jsonl"),
 }
 KILLS = 2

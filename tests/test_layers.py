@@ -14,12 +14,14 @@ PIPELINES = [ROOT / "dvc.yaml", ROOT / "pipelines/csr/dvc.yaml"]
 
 # They cannot change a result, so an edit of them must not run a stage again.
 NO_DEPS = {"lookagain.runtime", "lookagain.launch", "lookagain.tracking"}
+# Packages whose files a stage finds by a name in params: dvc.yaml names them by that param.
+FOUND_BY_NAME = {"generate_pairs": "sources", "search": "rewards"}
 # Lower layers first. A module may import from its own layer and those below.
 LAYERS = [
-    {"errors", "seeds", "params", "records"},
-    {"pairs", "losses", "metrics", "stats", "images", "pools", "transforms", "prompts", "chat", "judge"},
+    {"errors", "seeds", "params", "records", "extensions", "augmentations"},
+    {"pairs", "losses", "metrics", "stats", "images", "pools", "transforms", "prompts", "chat", "judge", "diagnostics"},
     {"policy", "features", "rewards", "decoder"},
-    {"generation", "search", "training", "evaluation", "report", "world", "export", "plan"},
+    {"generation", "search", "training", "evaluation", "report", "world", "sources", "export", "plan"},
     {"tracking", "runtime"},
     {"cli", "launch"},
 ]
@@ -35,7 +37,10 @@ NO_TORCH = [
     "stats",
     "images",
     "pools",
-    "transforms",
+    "augmentations",
+    "diagnostics",
+    "extensions",
+    "sources",
     "prompts",
     "chat",
     "judge",
@@ -76,8 +81,12 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
 
 
 def closure(script: Path) -> list[str]:
-    """The script and every lookagain module it can import, as sorted paths; empty `__init__` files are left out."""
-    known, seen, queue = modules(), set(), [script]
+    """The script and every lookagain module it can import, as sorted paths; empty `__init__` files are left out.
+
+    Files that a stage finds by name are no part of it, but what they import is.
+    """
+    named = sorted((ROOT / "lookagain" / FOUND_BY_NAME.get(script.stem, "no such package")).glob("[!_]*.py"))
+    known, seen, queue = modules(), set(), [script, *named]
     while queue:
         names = imports(queue.pop())
         reached = {name for name in names if name in known}
@@ -85,7 +94,7 @@ def closure(script: Path) -> list[str]:
         for name in sorted(reached - seen - NO_DEPS):
             seen.add(name)
             queue.append(known[name])
-    paths = [known[name] for name in seen if known[name].stat().st_size]
+    paths = [known[name] for name in seen if known[name].stat().st_size and known[name] not in named]
     return sorted(path.relative_to(ROOT).as_posix() for path in [*paths, script])
 
 
@@ -106,7 +115,8 @@ def script_of(stage: dict) -> Path:
 
 
 def is_code(dep: object) -> bool:
-    return str(dep).startswith(("lookagain/", "stages/"))
+    """Whether a dep is code that a stage imports; files found by a name in params (`${`) stay as they are written."""
+    return str(dep).startswith(("lookagain/", "stages/")) and "${" not in str(dep)
 
 
 ALL_STAGES = [(path, name) for path in PIPELINES for name in stages(path)]
@@ -141,6 +151,13 @@ def test_params_are_those_the_script_reads(path, name):
     for key in listed:
         if "${" not in key:
             assert any(covers(key, one) or covers(one, key) for one in read), f"{key} is listed but not read"
+
+
+@pytest.mark.parametrize(("path", "name"), ALL_STAGES, ids=lambda value: getattr(value, "name", value))
+def test_stages_depend_on_the_file_that_they_find_by_name(path, name):
+    stage = stages(path)[name]
+    package = FOUND_BY_NAME.get(script_of(stage).stem, "")
+    assert len([dep for dep in stage["deps"] if str(dep).startswith(f"lookagain/{package}/${{")]) == bool(package)
 
 
 def covers(section: str, key: str) -> bool:

@@ -2,13 +2,18 @@ import math
 
 import torch
 
-from lookagain.losses import IGNORE, dpo_margins, regularised_dpo, sequence_logps
+from lookagain.losses import IGNORE, dpo_margins, regularised_dpo, sequence_logps, top_token_labels
 
 
 def test_sequence_logps_sum_the_labelled_tokens_alone():
     probabilities = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]])
     labels = torch.tensor([[IGNORE, 1, 2]])
     torch.testing.assert_close(sequence_logps(probabilities.log(), labels), torch.tensor([math.log(0.8) + math.log(0.6)]))
+
+
+def test_top_token_labels_take_the_first_token_or_the_second_where_the_first_is_the_label():
+    logits = torch.tensor([[[0.5, 0.3, 0.2], [0.1, 0.8, 0.3], [0.9, 0.2, 0.6]]])
+    assert top_token_labels(logits, torch.tensor([[2, 1, IGNORE]])).tolist() == [[0, 2, IGNORE]]
 
 
 def test_one_rejected_response_is_plain_dpo():

@@ -1,12 +1,14 @@
 """Params: every preset loads, and whatever is wrong in a file is one clear error."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from lookagain.params import ParamsError, flatten, load_params
+from lookagain.params import ParamsError, flatten, load_params, pair_settings
+from lookagain.params import section as section_of
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -69,6 +71,13 @@ def test_presets_have_the_same_keys():
         ({"sample__images": 5000}, "sample.images = 5000 exceeds data.world.pool_scenes"),
         ({"stic__dpo__learning_rate": -1e-4}, "stic.dpo.learning_rate"),
         ({"stic__dpo__bta": 0.1}, "unknown key 'stic.dpo.bta'"),
+        ({"methods": {"mine": "mine"}}, "methods: no section 'mine' with pairs and dpo; there are: stic, seva, povid"),
+        ({"seva__pairs__augmentation__name": "blur"}, "seva.pairs.augmentation.name = 'blur', allowed: none, flip"),
+        ({"seva__pairs__augmentation__noise_step": 1000}, "must lie between 0 and 999"),
+        ({"continued_sft__models": {"sft-200": 2.0}}, "continued_sft.models.sft-200 = 2.0 must be a share"),
+        ({"csr__init": "stic", "evaluate__models": {}}, "csr.init = stic must be a row of evaluate.models"),
+        ({"csr__init": "seva"}, "csr.init = 'seva', allowed: base, stic"),
+        ({"evaluate__models": {"x": {"policy": "base", "dar": False, "augment": {"name": "flip"}}}}, "x.augment.noise_step"),
         ({"evaluate__split": "train"}, "evaluate.split = 'train', allowed: test, validation"),
         ({"csr": 3}, "csr must be a section"),
         ({"policy__source": "world", "data__source": "coco"}, "policy.source = world needs data.source = world"),
@@ -105,3 +114,28 @@ def test_small_floats_as_dvc_writes_them(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "presets/tiny.yaml").read_text().replace("learning_rate: 5.0e-4", "learning_rate: 5e-07", 1))
     assert load_params(path).stic.dpo.learning_rate == 5e-7
+
+
+def test_a_row_of_evaluate_models_may_augment_its_images(tmp_path):
+    augment = {"name": "diffusion", "noise_step": 700, "crop_share": 0.5}
+    rows = {"noised": {"policy": "base", "dar": False, "augment": augment}, "base-dar": {"policy": "base", "dar": True}}
+    models = load_params(changed(tmp_path, evaluate__models=rows)).evaluate.models
+    assert (models["noised"].augment.noise_step, models["base-dar"].augment) == (700, None)
+
+
+def test_a_method_of_ones_own_has_a_section_of_its_own(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        words: int
+
+    yaml = YAML()
+    dpo = yaml.load((ROOT / "presets/tiny.yaml").read_text())["seva"]["dpo"]
+    own = changed(tmp_path, methods={"mine": "mine"}, mine={"pairs": {"words": 3}, "dpo": dpo})
+    params = load_params(own)
+    assert pair_settings(params, "mine", Settings) == Settings(3)
+    assert section_of(params, "mine").dpo == params.seva.dpo
+    assert flatten(params)["mine.pairs.words"] == 3
+    with pytest.raises(ParamsError, match=r"unknown key 'mine\.pairs\.words'; allowed here: letters"):
+        pair_settings(params, "mine", dataclasses.make_dataclass("Settings", [("letters", int)]))
+    with pytest.raises(ParamsError, match="unknown key 'mine'"):
+        load_params(changed(tmp_path, mine={"pairs": {"words": 3}, "dpo": dpo}))

@@ -95,7 +95,10 @@ def test_another_lambda_runs_csr_alone_and_a_second_clone_restores_both(reposito
     run(folder, "git", "commit", "--quiet", "--message=results")
     iterations = range(1, load_params(folder / "params.yaml").csr.iterations + 1)
     chain = {f"{stage}@{t}" for stage in ("search", "train_csr", "evaluate") for t in iterations}
-    assert stages_run(run(folder, "dvc", "exp", "run", "--name", "half", "-S", "lambda=0.5")) == chain | {"report"}
+    assert stages_run(run(folder, "dvc", "exp", "run", "--name", "half", "-S", "lambda=0.5")) == chain | {
+        "diagnose_csr",
+        "report",
+    }
     shown = run(folder, "dvc", "exp", "show", "--json")
     rows = json.loads(shown[shown.index("[{") :])
     (experiment,) = [entry for row in rows for entry in row["experiments"] or []]

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 STAGES = [
     ("generate_pairs", "stic"),
     ("train_dpo", "stic", "stic-stage1"),
+    ("generate_pairs", "seva"),
     ("describe_images",),
     ("train_sft",),
     ("search", "1", "base"),
@@ -26,7 +27,9 @@ def projects(tmp_path_factory, policy_folder):
     return folders
 
 
-@pytest.mark.parametrize("file", ["pairs/stic.jsonl", "pairs/csr-1.jsonl", "answers/base.jsonl"])
+@pytest.mark.parametrize(
+    "file", ["pairs/stic/pairs.jsonl", "pairs/seva/pairs.jsonl", "pairs/csr-1/pairs.jsonl", "answers/base.jsonl"]
+)
 def test_data_are_equal_to_the_byte(projects, file):
     one, two = ((folder / "data" / file).read_bytes() for folder in projects)
     assert len(one.splitlines()) >= 3

@@ -23,6 +23,7 @@ from lookagain import images
 from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_model
 from lookagain.metrics import chair, pope
+from lookagain.pairs import Made, write_pairs
 from lookagain.records import Answer, Metric, Pair, Provenance, RecordError, write_metrics, write_records
 from lookagain.report import compare, examples, figures, page, tables
 
@@ -60,7 +61,12 @@ def build_workspace(root, models=tuple(MODELS), count=60):
         (folder / "lineage.json").write_text(json.dumps({"base": "world", "fingerprint": model.ljust(64, "0")}))
         if model not in ("base", "stic-dar"):
             (folder / "training_log.json").write_text(json.dumps(_log(model, rng)))
-    write_records(root / "data/pairs/stic.jsonl", [_pair(number, image, rng) for number, image in enumerate(truth)])
+    made = [_pair(number, image, rng) for number, image in enumerate(truth)]
+    write_pairs(root / "data/pairs/stic", Made(made, {}, images.ImageStore(root / "data/sample/images")))
+    measured = {"pairs/all/pairs": Metric(60.0), "pairs/all/length_gap": Metric(-1.25, 0.5, 60)}
+    write_metrics(
+        root / "reports/metrics/pairs/stic.json", measured | {"pairs/chosen/chair_i": Metric(None, reason="no truth")}
+    )
 
 
 def _write_benchmark(folder, truth, rng):
@@ -348,7 +354,8 @@ def content_of(workspace, metrics, folder):
         revision="abc123",
         lineages=page.read_lineages(workspace / "models", list(metrics)),
         gallery=examples.read_gallery(workspace / "data/benchmarks/test", workspace / "data/answers", shown, 0, 10**6),
-        pairs=examples.read_pairs(workspace / "data/pairs", workspace / "data/sample/images", ["stic", "csr-1"], 0, 10**6),
+        pairs=examples.read_pairs(workspace / "data/pairs", ["stic", "csr-1"], 0, 10**6),
+        diagnostics=tables.read_all(workspace / "reports/metrics/pairs", ["stic", "seva"]),
         missing=page.missing_figures(metrics),
     )
 
@@ -366,6 +373,8 @@ def test_the_page_is_whole_and_needs_no_network(workspace, metrics, tmp_path):
     assert outline.tags.count("svg") == len(figures.FIGURES)
     assert text.count('<mark class="absent" title') > 0
     assert "abc123" in text
+    assert '<td>60</td><td title="not counted here">–</td>' in text
+    assert '<td>-1.2 <small>± 0.5</small></td><td title="no truth">–</td>' in text
 
 
 def test_the_gallery_and_pairs_are_drawn_by_seed(workspace, metrics, tmp_path):
@@ -408,7 +417,7 @@ def test_the_stage_writes_all_and_says_what_is_absent(workspace, monkeypatch, ca
     stage["main"]()
     text = Path("reports/index.html").read_text()
     assert "image x7 of the pool was skipped: truncated" in text
-    assert "nothing is shown of data/pairs/csr-1.jsonl" in text
+    assert "nothing is shown of data/pairs/csr-1/pairs.jsonl" in text
     assert "policy.world.noise_share" in text
     assert Image.open("reports/figures/images.png").size == (788, 524)
     assert (

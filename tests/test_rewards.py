@@ -2,7 +2,18 @@ import math
 
 import pytest
 
-from lookagain.rewards import ImageTextScorer, RewardError, calibrated, image_relevance, language_score, ranks
+from lookagain.rewards import (
+    Candidate,
+    ImageTextScorer,
+    RewardError,
+    calibrated,
+    image_relevance,
+    language_score,
+    mean_logp,
+    rank,
+    ranks,
+    value,
+)
 
 
 def test_equations_2_to_4():
@@ -16,6 +27,14 @@ def test_ranks_run_from_0_to_1_and_share_ties():
     assert ranks([3.0, 1.0, 2.0]) == [1.0, 0.0, 0.5]
     assert ranks([1.0, 1.0, 2.0]) == [0.25, 0.25, 1.0]
     assert ranks([7.0]) == [0.5]
+
+
+def test_value_and_rank_mix_the_parts():
+    siblings = [Candidate("a.", [], 0.2, 20.0, 0.9), Candidate("b.", [], 0.3, 30.0, 0.1), Candidate("c.", [], 0.1, 10.0, 0.5)]
+    assert value.rewards(siblings, 0.9) == pytest.approx([18.09, 27.01, 9.05])
+    assert rank.rewards(siblings, 0.9) == pytest.approx([0.9 * 0.5 + 0.1, 0.9, 0.05])
+    assert rank.rewards(siblings, 0.0) == [1.0, 0.0, 0.5]
+    assert mean_logp([-1.0, -2.0]) == -1.5
 
 
 def test_missing_reward_model_is_named(tmp_path):

@@ -4,6 +4,7 @@ import zlib
 import pytest
 import torch
 
+from lookagain.errors import UserError
 from lookagain.generation import Request
 from lookagain.params import SearchSettings
 from lookagain.rewards import ranks
@@ -11,7 +12,7 @@ from lookagain.search import Node, Sentence, Tree, _diverse, best_and_worst, cum
 
 SETTINGS = SearchSettings(
     candidates=5, proposal="group_beam", temperature=1.0, diversity_penalty=3.0, keep_top=2, keep_bottom=2,
-    max_sentence_tokens=12, max_sentences=4, reward="value", image_scale=100.0, aggregate="sum", prune_by="R",
+    max_sentence_tokens=12, max_sentences=4, reward="value", image_scale=100.0, aggregate="sum", prune_by="R", language="product",
 )  # fmt: skip
 SAMPLE = dataclasses.replace(SETTINGS, proposal="sample")
 REQUESTS = [Request(f"csr/{number}", str(number), "Describe the following image.") for number in range(6)]
@@ -81,6 +82,32 @@ def test_sentences_end_at_full_stops_and_rewards_are_eq_4(policy, images):
 def test_language_score_alone_at_lambda_0(policy, images):
     tree = trees_of(policy, images[:1], lambda_=0.0)[0]
     assert all(s.reward == pytest.approx(s.language) for node in tree.responses() for s in node.sentences)
+
+
+def test_lambda_0_is_only_r_t_and_lambda_1_only_r_i(policy, images):
+    """CSR Table 2: the reward, the pruning and the choice of the pair follow one part alone."""
+    for lambda_, part in ((0.0, "language"), (1.0, "relevance")):
+        for tree in trees_of(policy, images[:2], SAMPLE, lambda_):
+            sentences = [s for node in tree.responses() for s in node.sentences]
+            assert all(s.reward == pytest.approx(getattr(s, part)) for s in sentences)
+            best, worst = best_and_worst(tree, "mean")
+
+            def mean(node, part=part):
+                return sum(getattr(s, part) for s in node.sentences) / len(node.sentences)
+
+            values = [mean(node) for node in tree.responses() if node.sentences]
+            assert (mean(best), mean(worst)) == (pytest.approx(max(values)), pytest.approx(min(values)))
+
+
+def test_r_t_of_the_released_code_is_a_mean_log_prob(policy, images):
+    released = dataclasses.replace(SETTINGS, language="mean_logp", reward="rank", prune_by="R_T")
+    for node in trees_of(policy, images[:1], released)[0].responses():
+        assert all(s.language < 0 for s in node.sentences)
+
+
+def test_unknown_rewards_are_named(policy, images):
+    with pytest.raises(UserError, match=r"no file lookagain/rewards/best\.py; there are: rank, value"):
+        trees_of(policy, images[:1], dataclasses.replace(SETTINGS, reward="best"))
 
 
 def test_rank_rewards_lie_between_0_and_1(policy, images):

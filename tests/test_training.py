@@ -81,6 +81,32 @@ def test_first_loss_is_eq_4_1(policy_folder, pairs, images, tmp_path):
     assert log[0]["loss"] == pytest.approx(regularised_dpo(margins, chosen, 0.01).mean().item(), rel=1e-4)
 
 
+def test_top_1_scoring_moves_the_margin_by_other_tokens_than_the_rejected_response(policy_folder, pairs, images, tmp_path):
+    policy = load_policy(policy_folder)
+
+    def load(one):
+        return images[int(one)]
+
+    by_label, by_top = (reference_logps(policy, pairs[:3], load, 256, score) for score in ("response", "top1"))
+    assert [row[0] for row in by_label] == pytest.approx([row[0] for row in by_top])
+    assert all(
+        top[1] > label[1] for label, top in zip(by_label, by_top, strict=True)
+    )  # a random model's own tokens are likelier
+    torch.manual_seed(0)
+    add_adapter(policy, 4, 8, 0.0)
+    references = reference_logps(policy, pairs, load, 256, "top1")
+    log = train_dpo(policy, pairs, references, load, 0.1, 0.0, optimisation(tmp_path), lambda *_: None, "top1")
+    assert log[0]["reward_margin"] == pytest.approx(0, abs=1e-5)
+
+
+def test_training_without_the_image_depends_on_no_image(policy_folder, pairs, images):
+    policy = load_policy(policy_folder)
+    blind = reference_logps(policy, pairs[:6], lambda _: None, 256)
+    assert blind[0] == pytest.approx(blind[5], abs=1e-4)
+    seen = reference_logps(policy, pairs[:6], lambda one: images[int(one)], 256)
+    assert abs(seen[0][0] - blind[0][0]) > 1e-3
+
+
 def test_micro_batches_do_not_change_the_adapter(policy_folder, pairs, images, tmp_path):
     whole, _, _ = train(policy_folder, pairs, images, tmp_path / "a", 4)
     split, _, _ = train(policy_folder, pairs, images, tmp_path / "b", 1)

@@ -17,12 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lookagain import decoder, generation, policy, seeds
+from lookagain import decoder, generation, policy, seeds, transforms
 from lookagain.evaluation import suite
 from lookagain.evaluation.questions import CHAIR_BENCHMARKS
 from lookagain.generation import Decoding, Request
 from lookagain.prompts import infuse
 
+NO_IMAGE = ""  # in the place of an image id: the prompt is asked without an image
 Respond = Callable[[Sequence[Request], Decoding], list[str]]  # one batch -> its responses
 Rank = Callable[[Sequence[Request], Sequence[Sequence[str]]], list[list[float]]]  # one batch and its options -> their losses
 MapBatches = Callable[[Sequence[Sequence[Request]], Callable[[Sequence[Request]], list[Any]], str], list[Any]]
@@ -47,7 +48,7 @@ def decoding_of(benchmark: str, description_tokens: int) -> Decoding:
 def code_version(dtype: str) -> str:
     """A hash of the code that turns prompts into answers, and of its dtype, so that a cache never outlives a change of them."""
     digest = hashlib.sha256(dtype.encode())
-    for module in (decoder, generation, policy, seeds):
+    for module in (decoder, generation, policy, seeds, transforms):
         digest.update(Path(str(module.__file__)).read_bytes())
     for package in ("torch", "transformers"):
         digest.update(version(package).encode())
@@ -143,11 +144,20 @@ class Engine:
         found = {key: self.cache.responses[key] for key in keys if key in self.cache.responses}
         return self.map_batches([[look]], lambda _: [found], f"{label} known")[0]
 
-    def describe(self, prompts: Sequence[Prompt], prompt: str, decoding: Decoding, label: str) -> list[Prompt]:
-        """DaR: the prompts, each with the policy's own description of its image before it."""
-        images = sorted({asked.image_id for asked in prompts})
+    def describe(
+        self, prompts: Sequence[Prompt], prompt: str, decoding: Decoding, label: str, form: str = "paper", blind: bool = False
+    ) -> list[Prompt]:
+        """DaR: the prompts, each with the policy's own description of its image before it.
+
+        `form` is that of `prompts.infuse`. `blind` describes without the image, as STIC's released script does: one text for all.
+        """
+        images = [NO_IMAGE] if blind else sorted({asked.image_id for asked in prompts})
         descriptions = dict(zip(images, self.answer([Prompt(image, prompt, decoding) for image in images], label), strict=True))
-        return [dataclasses.replace(asked, text=infuse(descriptions[asked.image_id], asked.text)) for asked in prompts]
+
+        def infused(asked: Prompt) -> str:
+            return infuse(descriptions[NO_IMAGE if blind else asked.image_id], asked.text, form)
+
+        return [dataclasses.replace(asked, text=infused(asked)) for asked in prompts]
 
 
 def make_batches(prompts: dict[str, Prompt], batch_size: int) -> list[list[Request]]:

@@ -95,19 +95,19 @@ def _descriptions(path: Path, images: set[str]) -> list[Answer]:
     return found
 
 
-def read_pairs(folder: Path | str, images: Path | str, methods: Sequence[str], seed: int, max_pixels: int) -> dict[str, list]:
-    """Pairs of each method drawn by seed, of every kind of rejected response alike. Methods without a file are left out."""
+def read_pairs(folder: Path | str, methods: Sequence[str], seed: int, max_pixels: int) -> dict[str, list[PairExample]]:
+    """Pairs of each method drawn by seed, of every kind of rejected response alike. Methods without a set of pairs are left out."""
     examples = {}
-    store = ImageStore(images, max_pixels)
     for method in methods:
-        path = Path(folder) / f"{method}.jsonl"
-        if path.is_file():
+        path = Path(folder) / method
+        if (path / "pairs.jsonl").is_file():
+            store = ImageStore(path / "images", max_pixels)
             kinds: dict[str, dict[str, Pair]] = {}
-            for pair in read_records(path, Pair):
+            for pair in read_records(path / "pairs.jsonl", Pair):
                 kinds.setdefault(_kind(pair), {})[pair.id] = pair
             share = math.ceil(PAIRS_PER_METHOD / max(1, len(kinds)))
             chosen = [pairs[one] for _, pairs in sorted(kinds.items()) for one in draw(pairs, seed, share)]
-            examples[method] = [PairExample(pair, store.load(pair.image_id)) for pair in chosen if pair.image_id in store]
+            examples[method] = [PairExample(pair, store.load(pair.image_id)) for pair in chosen]
     return examples
 
 

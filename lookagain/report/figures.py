@@ -196,7 +196,7 @@ def _look(model: str) -> tuple[str, str]:
     """Colour and marker by method."""
     if model.startswith("csr-"):
         return VERMILION, "o"
-    known = {BASE: (INK, "*"), "stic-stage1": (SKY, "v"), "stic": (BLUE, "s"), "stic-dar": (GREEN, "D")}
+    known = {BASE: (INK, "*"), "stic-stage1": (SKY, "v"), "stic": (BLUE, "s"), "stic-dar": (GREEN, "D"), "seva": (ORANGE, "P")}
     return known.get(model, (PURPLE, "P"))
 
 

@@ -24,6 +24,17 @@ from lookagain.report.figures import INK
 from lookagain.report.tables import BASE, Metrics, Table, control_key, figure, label, mark
 
 LEVEL = 0.05  # of the summary's tests
+PAIR_COLUMNS = (  # of the table of pairs: title, key, decimals
+    ("pairs", "pairs/all/pairs", 0),
+    ("planned", "pairs/all/planned", 0),
+    ("equal, dropped", "pairs/all/equal_dropped", 0),
+    ("words chosen", "pairs/chosen/length", 1),
+    ("words rejected", "pairs/rejected/length", 1),
+    ("gap", "pairs/all/length_gap", 1),
+    ("CHAIR_I chosen", "pairs/chosen/chair_i", 1),
+    ("CHAIR_I rejected", "pairs/rejected/chair_i", 1),
+    ("reward margin", "pairs/all/reward_margin", 2),
+)
 THUMBNAIL = 320  # px: larger images are scaled down to this
 CAPTIONS = {
     "csr_iterations": "CSR over its iterations; the base is iteration 0. Dotted: the base's descriptions cut to that model's "
@@ -47,6 +58,7 @@ class Content:
     lineages: Mapping[str, dict]
     gallery: Sequence[Example] = ()
     pairs: Mapping[str, list[PairExample]] = field(default_factory=dict)
+    diagnostics: Mapping[str, Metrics | None] = field(default_factory=dict)  # by method: `diagnostics.diagnose`
     missing: Sequence[str] = ()  # what was skipped or not measured, a sentence each
 
 
@@ -225,11 +237,37 @@ def _gallery(content: Content) -> str:
 
 
 def _pairs(content: Content) -> str:
-    parts = ['<p class="note">Drawn by seed. The training image is the one shown, always clean.</p>']
+    parts = [
+        _pair_table(content.diagnostics),
+        '<p class="note">Drawn by seed. The training image is the one shown, always clean.</p>',
+    ]
     for method, examples in content.pairs.items():
         cards = "".join(_pair(example) for example in examples)
         parts.append(f"<h3>{html.escape(label(method))}</h3>{cards}")
     return "".join(parts)
+
+
+def _pair_table(diagnostics: Mapping[str, Metrics | None]) -> str:
+    """Figures of all sets of pairs; what was not counted or measured is a dash that says why where it is known."""
+    rows = []
+    for method, figures in diagnostics.items():
+        cells = []
+        for _, key, decimals in PAIR_COLUMNS:
+            metric = (figures or {}).get(key)
+            if metric is None or metric.value is None:
+                cells.append(f'<td title="{html.escape(metric.reason or "" if metric else "not counted here")}">–</td>')
+            else:
+                se = "" if metric.se is None else f" <small>± {metric.se:.{decimals}f}</small>"
+                cells.append(f"<td>{metric.value:.{decimals}f}{se}</td>")
+        rows.append(f'<tr class="model"><th>{html.escape(label(method))}</th>{"".join(cells)}</tr>')
+    if not rows:
+        return ""
+    head = "".join(f"<th>{title}</th>" for title, _, _ in PAIR_COLUMNS)
+    note = "CHAIR_I, in %, is of descriptions and short answers alike. Reward margin: mean over the last tenth of the training."
+    return (
+        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<p class="note">{note}</p>'
+    )
 
 
 def _pair(example: PairExample) -> str:

@@ -22,7 +22,14 @@ from lookagain import stats
 from lookagain.records import Metric, RecordError, atomic_write, from_dict, read_metrics
 
 BASE = "base"
-LABELS = {"base": "base", "stic-stage1": "STIC stage 1", "stic": "STIC", "stic-dar": "STIC + DaR"}
+LABELS = {
+    "base": "base",
+    "stic-stage1": "STIC stage 1",
+    "stic": "STIC",
+    "stic-dar": "STIC + DaR",
+    "seva": "SeVa",
+    "povid": "POVID",
+}
 CONTROL_LABEL = "↳ base, cut"
 POPE_SPLITS = ("random", "popular", "adversarial")
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lookagain.errors import UserError
-from lookagain.losses import IGNORE, sequence_logps
+from lookagain.losses import IGNORE, sequence_logps, top_token_labels
 from lookagain.policy import Policy, forward
+from lookagain.transforms import Shown
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Rows:
     mask: Tensor  # (rows, length), 1 on tokens
     positions: Tensor  # (axes, rows, length), see policy.Prefixes
     labels: Tensor  # (rows, length), IGNORE off responses
-    features: list[Tensor]  # per distinct image (image tokens, width)
+    features: list[Tensor | None]  # per distinct image (image tokens, width)
     image_of_row: list[int]
 
 
-def collate(policy: Policy, examples: Sequence[Example], load_image: Callable[[str], Image.Image], max_length: int) -> Rows:
+def collate(policy: Policy, examples: Sequence[Example], load_image: Callable[[str], Shown], max_length: int) -> Rows:
     """A batch of rows. Raises UserError if a row is longer than `max_length`: cutting it could cut its image."""
     distinct = list(dict.fromkeys(example.image_id for example in examples))
     prefixes = policy.prefixes([load_image(image_id) for image_id in distinct])
@@ -64,21 +64,27 @@ def collate(policy: Policy, examples: Sequence[Example], load_image: Callable[[s
     return Rows(ids, mask, positions, labels, prefixes.features, image_of_row)
 
 
-def response_logps(model: Any, rows: Rows) -> Tensor:
-    """Sum of the response tokens' log-probs of each row, (rows,); logits are computed from the first response token on."""
+def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor:
+    """Sum of the response tokens' log-probs of each row, (rows,); logits are computed from the first response token on.
+
+    In the rows that `top1` marks, (rows,) bool, the model's own top token is scored instead (`losses.top_token_labels`).
+    """
     device = next(model.parameters()).device
     labelled = (rows.labels != IGNORE).any(0).nonzero()[:, 0]
     first, length = int(labelled[0]), rows.ids.shape[1]
     output = forward(
         model,
         rows.ids.to(device),
-        [rows.features[image].to(device) for image in rows.image_of_row],
+        [None if feature is None else feature.to(device) for feature in (rows.features[image] for image in rows.image_of_row)],
         rows.positions.to(device),
         attention_mask=rows.mask.to(device),
         use_cache=False,
         logits_to_keep=torch.arange(first - 1, length - 1, device=device),
     )
-    return sequence_logps(output.logits, rows.labels[:, first:].to(device))
+    labels = rows.labels[:, first:].to(device)
+    if top1 is not None:
+        labels = torch.where(top1.to(device)[:, None], top_token_labels(output.logits, labels), labels)
+    return sequence_logps(output.logits, labels)
 
 
 def lay_out(count: int, batch_size: int, epochs: int, seed: int) -> list[tuple[int, float]]:

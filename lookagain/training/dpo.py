@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from PIL import Image
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
@@ -24,6 +23,7 @@ from lookagain.policy import Policy
 from lookagain.records import Pair
 from lookagain.training.collate import Example, Rows, collate, lay_out, response_logps
 from lookagain.training.trainer import Optimisation, run, training_arguments
+from lookagain.transforms import Shown
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,17 @@ def pair_examples(policy: Policy, pair: Pair) -> list[Example]:
 
 @torch.no_grad()
 def reference_logps(
-    policy: Policy, pairs: Sequence[Pair], load_image: Callable[[str], Image.Image], max_length: int
+    policy: Policy,
+    pairs: Sequence[Pair],
+    load_image: Callable[[str], Shown],
+    max_length: int,
+    rejected_score: str = "response",
 ) -> list[list[float]]:
     """Log-probs of each pair's responses under the policy as it is, chosen first: one batch, before an adapter is added."""
     examples = [pair_examples(policy, pair) for pair in pairs]
-    logps = iter(response_logps(policy.model, collate(policy, list(chain(*examples)), load_image, max_length)).tolist())
+    rows = collate(policy, list(chain(*examples)), load_image, max_length)
+    is_chosen = torch.tensor([position == 0 for group in examples for position in range(len(group))])
+    logps = iter(response_logps(policy.model, rows, ~is_chosen if rejected_score == "top1" else None).tolist())
     return [[next(logps) for _ in rows] for rows in examples]
 
 
@@ -58,15 +64,17 @@ def train_dpo(
     policy: Policy,
     pairs: Sequence[Pair],
     references: Sequence[Sequence[float]],
-    load_image: Callable[[str], Image.Image],
+    load_image: Callable[[str], Shown],
     beta: float,
     alpha: float,
     optimisation: Optimisation,
     report: Callable[[dict[str, float], int], None],
+    rejected_score: str = "response",
 ) -> list[dict[str, float]]:
     """Train the policy's adapter on pairs; returns the log, one entry a step.
 
-    `references` holds each pair's reference log-probs as `reference_logps` gives them.
+    `references` holds each pair's reference log-probs as `reference_logps` gives them, by the same `rejected_score`: that of the
+    rejected response itself, or `top1` (STIC's released trainer).
     """
     examples = [pair_examples(policy, pair) for pair in pairs]
 
@@ -91,7 +99,7 @@ def train_dpo(
         processing_class=policy.processor,
     )
     policy.model.delete_adapter("ref")  # trl's frozen copy, which reference log-probs computed beforehand make needless
-    trainer.alpha = alpha
+    trainer.alpha, trainer.rejected_top1 = alpha, rejected_score == "top1"
     return run(trainer, optimisation, report)
 
 
@@ -99,13 +107,14 @@ class PairTrainer(DPOTrainer):
     """trl's DPOTrainer on `PairBatch`es."""
 
     alpha: float = 0.0
+    rejected_top1: bool = False
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset  # indices of pairs that are tokenised already
 
     def _compute_loss(self, model: Any, inputs: dict[str, PairBatch], return_outputs: bool) -> Any:
         batch = inputs["batch"]
-        logps = response_logps(model, batch.rows)
+        logps = response_logps(model, batch.rows, ~batch.is_chosen if self.rejected_top1 else None)
         owner, is_chosen, references, weights = (
             part.to(logps.device) for part in (batch.pair_of_row, batch.is_chosen, batch.reference_logps, batch.weights)
         )

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from lookagain.policy import Policy
 from lookagain.training.collate import Example, collate, lay_out, response_logps
 from lookagain.training.trainer import Optimisation, run, training_arguments
+from lookagain.transforms import Shown
 
 
 def train_sft(
     policy: Policy,
     examples: Sequence[Example],
-    load_image: Callable[[str], Image.Image],
+    load_image: Callable[[str], Shown],
     optimisation: Optimisation,
     report: Callable[[dict[str, float], int], None],
 ) -> list[dict[str, float]]:

@@ -1,8 +1,9 @@
 """CSR's calibrated reward: how likely a sentence is to the policy, calibrated by how well it fits the image.
 
-R_T (Eq. 2), R_I (Eq. 3) and R (Eq. 4) as printed are the `value` mode. Printed so, a product of probabilities (below 1) stands
+R_T (Eq. 2), R_I (Eq. 3) and R (Eq. 4) as printed are `value.py`. Printed so, a product of probabilities (below 1) stands
 beside 100 times a cosine, which all but removes R_T; the released code therefore ranks siblings on each part and mixes the
-ranks: the `rank` mode.
+ranks: `rank.py`. lambda = 1 is R_I alone, lambda = 0 is R_T alone (the rows "Only R_I" and "Only R_T" of CSR's Table 2).
+A file of your own beside them is another reward: `csr.search.reward` names it (docs/own-method.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
@@ -24,9 +26,25 @@ class RewardError(UserError):
     """A reward model that cannot be used; the message says which and why."""
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A proposed sentence, beside its siblings, as a reward sees it."""
+
+    text: str
+    logps: list[float]  # of its tokens under the policy
+    cosine: float  # between its image and its text, by the reward model
+    relevance: float  # R_I, Eq. 3
+    language: float  # R_T, Eq. 2
+
+
 def language_score(token_logps: Sequence[float]) -> float:
     """R_T, Eq. 2: the product of the sentence's token probabilities under the policy, in [0, 1]."""
     return math.exp(math.fsum(token_logps))
+
+
+def mean_logp(token_logps: Sequence[float]) -> float:
+    """R_T of the released code: the log-prob by length. There it adds up over a node's parents; here a sentence has its own."""
+    return math.fsum(token_logps) / max(1, len(token_logps))
 
 
 def image_relevance(cosine: float, scale: float) -> float:

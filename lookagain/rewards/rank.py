@@ -1,0 +1,13 @@
+"""CSR's released code: Eq. 4 on the ranks among siblings, so that R_T counts beside R_I whatever their scales are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lookagain.rewards import Candidate, calibrated, ranks
+
+
+def rewards(candidates: Sequence[Candidate], lambda_: float) -> list[float]:
+    """R of each candidate from its two ranks, in [0, 1]."""
+    relevance, language = ranks([one.relevance for one in candidates]), ranks([one.language for one in candidates])
+    return [calibrated(image, words, lambda_) for image, words in zip(relevance, language, strict=True)]
