@@ -47,9 +47,7 @@ def main(method: str, model: str, parent: str = "base") -> None:
 
         torch.manual_seed(derive(params.seed, "adapter", model))
         add_adapter(policy, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
-        optimisation = Optimisation.of(
-            settings, params.runtime.micro_batch_size, derive(params.seed, "order", model), run, params.policy.dtype
-        )
+        optimisation = Optimisation.of(settings, params.runtime, derive(params.seed, "order", model), run, params.policy.dtype)
         log = train_dpo(
             policy,
             pairs,
