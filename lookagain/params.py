@@ -41,6 +41,7 @@ class ParamsError(UserError):
 class Runtime:
     batch_size: int
     micro_batch_size: int
+    checkpointing: bool
 
 
 @dataclass(frozen=True)

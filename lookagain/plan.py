@@ -4,7 +4,7 @@ Formulae. Prefill and scoring take 2P FLOPs a token (P: the language model's par
 log-probs 2P once. A decode step reads the weights and the whole cache, so it lasts at least (weights + rows x context x cache of a
 token) / bandwidth, and at least a fixed time a layer, as each layer is a handful of small kernels that a processor must start.
 Images cost 2 FLOPs a parameter of the vision tower and patch. Training memory holds weights, adapters with two moments, and the
-activations of one micro-batch, none of which is computed again.
+activations of one micro-batch; with runtime.checkpointing these are computed again, for 2P a token more.
 
 What no formula knows is assumed and can be set: how long responses are. Times are of work alone; waiting for data is not in them.
 """
@@ -121,6 +121,7 @@ class Planner:
     def __init__(self, shape: Shape, hardware: Hardware, devices: int, width: int, params: Params):
         self.shape, self.hardware, self.devices, self.width = shape, hardware, devices, width
         self.batch, self.micro = params.runtime.batch_size, params.runtime.micro_batch_size
+        self.again = params.runtime.checkpointing
         self.weights = (shape.parameters + shape.vision) * (0.55 if params.policy.four_bit else width)
 
     def images(self, count: float) -> float:
@@ -154,12 +155,14 @@ class Planner:
         """`examples` of `rows` rows of `length` tokens about one image; with reference log-probs if they are pairs."""
         shape = self.shape
         tokens = examples * rows * (shape.image_tokens + length)
-        passes = 4 * settings.epochs + (2 if isinstance(settings, Dpo) else 0)
-        flops = passes * shape.parameters * tokens + self.images(examples * (settings.epochs + (passes % 4 > 0)))
+        reference = isinstance(settings, Dpo)
+        passes = (6 if self.again else 4) * settings.epochs + 2 * reference
+        flops = passes * shape.parameters * tokens + self.images(examples * (settings.epochs + reference))
         row = min(settings.max_length, shape.image_tokens + length)
         share = math.ceil(settings.batch_size / self.devices)
         held = min(self.micro, share) * rows * row
-        activations = held * shape.layers * self.width * (12 * shape.hidden + 4 * shape.intermediate)
+        layer = self.width * (12 * shape.hidden + 4 * shape.intermediate)  # bytes of a token; only inputs if computed again
+        activations = held * (layer + shape.layers * self.width * shape.hidden if self.again else shape.layers * layer)
         logits = min(self.micro, share) * rows * length * shape.vocabulary * 4 * 2
         steps = math.ceil(examples / settings.batch_size) * settings.epochs * math.ceil(share / self.micro)
         fixed = 5 * steps * shape.layers * self.hardware.layer_seconds  # forward, backward, and the optimiser
@@ -336,7 +339,7 @@ def show(costs: Sequence[Cost], hardware: Hardware, name: str, devices: int) -> 
         worst = max(large, key=lambda cost: cost.memory)
         lines.append(
             f"{worst.stage} needs {worst.memory / 1e9:.0f} GB, a device has {hardware.memory / 1e9:.0f}: lower runtime.batch_size "
-            "or micro_batch_size, set policy.four_bit, or split the model (configs/accelerate/fsdp.yaml)"
+            "or micro_batch_size, set runtime.checkpointing or policy.four_bit, or split the model (configs/accelerate/fsdp.yaml)"
         )
     return "\n".join(lines)
 

@@ -47,9 +47,7 @@ def main(model: str) -> None:
         examples = [
             Example(one.image_id, *policy.conversation([(turn.prompt, turn.response) for turn in one.turns])) for one in drawn
         ]
-        optimisation = Optimisation.of(
-            settings, params.runtime.micro_batch_size, derive(params.seed, "order", model), run, params.policy.dtype
-        )
+        optimisation = Optimisation.of(settings, params.runtime, derive(params.seed, "order", model), run, params.policy.dtype)
         log = train_sft(policy, examples, images.load, optimisation, track.metrics)
         if run.is_main:
             data = {str(source): hashlib.sha256(source.read_bytes()).hexdigest()}

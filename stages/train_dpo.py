@@ -45,9 +45,7 @@ def main(method: str, model: str, parent: str = "base") -> None:
         pairs = read_pairs(source)
         images = ImageStore(source / "images", params.data.max_image_pixels)
         policy = load_policy(f"models/{parent}", params.policy.loading, run.device)
-        optimisation = Optimisation.of(
-            settings, params.runtime.micro_batch_size, derive(params.seed, "order", model), run, params.policy.dtype
-        )
+        optimisation = Optimisation.of(settings, params.runtime, derive(params.seed, "order", model), run, params.policy.dtype)
 
         def load_image(image_id: str) -> Shown:
             return images.load(image_id) if settings.image_token else None

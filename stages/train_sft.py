@@ -42,9 +42,7 @@ def main() -> None:
             turns = [(turn.prompt, turn.response) for turn in one.turns]
             turns[0] = (infuse(described[one.id], turns[0][0], params.stic.infusion), turns[0][1])
             examples.append(Example(one.image_id, *policy.conversation(turns)))
-        optimisation = Optimisation.of(
-            settings, params.runtime.micro_batch_size, derive(params.seed, "order", "stic"), run, params.policy.dtype
-        )
+        optimisation = Optimisation.of(settings, params.runtime, derive(params.seed, "order", "stic"), run, params.policy.dtype)
         log = train_sft(policy, examples, images.load, optimisation, track.metrics)
         if run.is_main:
             data = {str(source): hashlib.sha256(source.read_bytes()).hexdigest()}

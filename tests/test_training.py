@@ -25,17 +25,18 @@ def pairs():
     ]
 
 
-def optimisation(folder, micro_batch_size=4, learning_rate=5e-3, epochs=2):
-    return Optimisation(learning_rate, epochs, 4, 0.03, 0.0, 256, micro_batch_size, 3, folder / "checkpoints")
+def optimisation(folder, micro_batch_size=4, learning_rate=5e-3, epochs=2, checkpointing=False):
+    folder = folder / "checkpoints"
+    return Optimisation(learning_rate, epochs, 4, 0.03, 0.0, 256, micro_batch_size, 3, folder, checkpointing=checkpointing)
 
 
-def train(policy_folder, pairs, images, folder, micro_batch_size, alpha=1 / 1024):
+def train(policy_folder, pairs, images, folder, micro_batch_size, alpha=1 / 1024, checkpointing=False):
     policy = load_policy(policy_folder)
     references = reference_logps(policy, pairs, lambda one: images[int(one)], 256)
     torch.manual_seed(0)
     add_adapter(policy, 4, 8, 0.0)
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    settings = optimisation(folder, micro_batch_size)
+    settings = optimisation(folder, micro_batch_size, checkpointing=checkpointing)
     log = train_dpo(policy, pairs, references, lambda one: images[int(one)], 0.1, alpha, settings, lambda *_: None)
     return policy, before, log
 
@@ -111,6 +112,14 @@ def test_micro_batches_do_not_change_the_adapter(policy_folder, pairs, images, t
     whole, _, _ = train(policy_folder, pairs, images, tmp_path / "a", 4)
     split, _, _ = train(policy_folder, pairs, images, tmp_path / "b", 1)
     for (name, one), (_, other) in zip(whole.model.state_dict().items(), split.model.state_dict().items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_checkpointing_does_not_change_the_adapter(policy_folder, pairs, images, tmp_path):
+    held, _, _ = train(policy_folder, pairs, images, tmp_path / "a", 4)
+    again, _, _ = train(policy_folder, pairs, images, tmp_path / "b", 4, checkpointing=True)
+    assert again.model.get_base_model().is_activation_checkpointing
+    for (name, one), (_, other) in zip(held.model.state_dict().items(), again.model.state_dict().items(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
 
 

@@ -44,14 +44,16 @@ class Optimisation:
     processes: int = 1
     on_cpu: bool = True
     bf16: bool = False
+    checkpointing: bool = False  # compute activations again in the backward pass instead of holding them
 
     @classmethod
-    def of(cls, settings: Any, micro_batch_size: int, seed: int, run: Any, dtype: str) -> Optimisation:
-        """From a `dpo` or `sft` section of the params and a stage's run."""
+    def of(cls, settings: Any, runtime: Any, seed: int, run: Any, dtype: str) -> Optimisation:
+        """From a `dpo` or `sft` section of the params, their `runtime` section, and a stage's run."""
         shared = ("learning_rate", "epochs", "batch_size", "warmup_ratio", "weight_decay", "max_length")
         return cls(
             **{name: getattr(settings, name) for name in shared},
-            micro_batch_size=micro_batch_size,
+            micro_batch_size=runtime.micro_batch_size,
+            checkpointing=runtime.checkpointing,
             seed=seed,
             checkpoints=run.resume_folder / "checkpoints",
             processes=run.world_size,
@@ -77,7 +79,8 @@ def training_arguments(kind: type[Any], optimisation: Optimisation) -> Any:
         seed=optimisation.seed % 2**32,
         use_cpu=optimisation.on_cpu,
         bf16=optimisation.bf16,
-        gradient_checkpointing=False,
+        activation_checkpointing=optimisation.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs that ask for gradients
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
