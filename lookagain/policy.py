@@ -119,7 +119,7 @@ class Policy:
         ids = [row[mask].tolist() for row, mask in zip(encoded["input_ids"], kept, strict=True)]
         with torch.no_grad():
             vision = _accepted(type(inner).get_image_features, encoded)
-            vision["pixel_values"] = _noised(vision["pixel_values"], images).to(inner.dtype)
+            vision["pixel_values"] = _noised(vision, images).to(inner.dtype)
             features = list(inner.get_image_features(**vision).pooler_output)
         for row, feature in zip(ids, features, strict=True):
             if row.count(inner.config.image_token_id) != len(feature) or not len(feature):
@@ -362,14 +362,20 @@ def _positions(model: Any, encoded: Mapping[str, Any]) -> list[Tensor]:
     return [positions[:, row, mask] for row, mask in enumerate(kept)]
 
 
-def _noised(pixels: Tensor, images: Sequence[Image.Image | Noised]) -> Tensor:
-    """Normalised pixels (images, ...) with the noise that some images shall have."""
+def _noised(encoded: Mapping[str, Any], images: Sequence[Image.Image | Noised]) -> Tensor:
+    """Normalised pixels with the noise that some images shall have, whatever else is in the batch."""
+    pixels = encoded["pixel_values"]  # (images, ...), or (patches of all images, ...) where there is a grid
+    grid = encoded.get("image_grid_thw")
     if not any(isinstance(image, Noised) for image in images):
         return pixels
-    if len(pixels) != len(images):
+    counts = [1] * len(images) if grid is None else grid.prod(-1).tolist()
+    if sum(counts) != len(pixels):
         raise PolicyError("this model's processor gives no pixels by image: diffusion noise cannot be added to them")
-    pixels = pixels.clone()
+    parts = list(pixels.split(counts))
     for row, image in enumerate(images):
         if isinstance(image, Noised):
-            pixels[row] = diffuse(pixels[row], image.step, image.seed)
-    return pixels
+            noised = diffuse(parts[row], image.step, image.seed)
+            if noised.dim() > 4:  # crops that only pad the batch stay empty: models leave them out by that
+                noised[(parts[row] == 0).flatten(-3).all(-1)] = 0
+            parts[row] = noised
+    return torch.cat(parts)

@@ -23,6 +23,7 @@ from lookagain.params import Loading
 from lookagain.policy import PolicyError, add_adapter, load_policy
 from lookagain.records import Answer, Pair, Provenance, read_metrics, read_records
 from lookagain.training.dpo import reference_logps, train_dpo
+from lookagain.transforms import Noised
 
 PROMPT = "Describe the following image."
 HOW = Provenance(PROMPT, {"name": "none"}, {}, 0)
@@ -92,6 +93,21 @@ def test_other_dtypes_and_attention_answer_too(folder, images):
 
     assert answers(Loading(attention="eager")) == answers(Loading())
     assert len(answers(Loading("bfloat16"))) == len(images)
+
+
+def test_noise_is_each_images_own(policy, images):
+    shown = [Noised(images[0], 600, 1), images[1], None, Noised(images[1], 600, 2)]
+    together = policy.prefixes(shown)
+    assert not torch.equal(together.features[1], together.features[3])
+    for number, one in enumerate(shown):
+        ids, (features,), (positions,) = policy.prefixes([one])
+        assert ids[0] == together.ids[number]
+        assert torch.equal(positions, together.positions[number][: len(positions)])
+        if one is None:
+            assert features is None
+            assert policy._inner().config.image_token_id not in ids[0]
+        else:
+            torch.testing.assert_close(features, together.features[number], rtol=1e-4, atol=1e-4)
 
 
 def test_search_does_not_depend_on_the_batch(policy, images):

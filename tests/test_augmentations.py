@@ -76,7 +76,7 @@ def test_noise_acts_on_the_normalised_pixels_of_its_image_alone(policy, images):
     torch.testing.assert_close(again, first)
     torch.testing.assert_close(untouched, other)
     with pytest.raises(PolicyError, match="diffusion noise cannot be added"):
-        _noised(torch.zeros(7, 4), [noised])
+        _noised({"pixel_values": torch.zeros(7, 4)}, [noised])
 
 
 def test_no_image_has_no_image_tokens(policy, images):
