@@ -17,18 +17,17 @@ import os
 from pathlib import Path
 
 from lookagain import runtime, tracking
-from lookagain.augmentations import CLEAN, augmentation
 from lookagain.evaluation import suite
-from lookagain.evaluation.engine import NO_IMAGE, AnswerCache, Engine, Prompt, code_version, decoding_of
+from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, code_version, decoding_of
 from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
+from lookagain.evaluation.shown import ShownImages
 from lookagain.generation import Request, option_losses, respond
 from lookagain.judge import Judge, key_from_environment
-from lookagain.params import Augmentation, Params, flatten, load_params
+from lookagain.params import Params, flatten, load_params
 from lookagain.policy import load_policy, read_lineage
 from lookagain.records import Answer, read_records, write_metrics, write_records
-from lookagain.seeds import derive
-from lookagain.transforms import Shown, apply
+from lookagain.transforms import Shown
 
 UNSCORED = "scored over all descriptions, not one by one"
 
@@ -43,7 +42,6 @@ def main(model: str, policy: str, *options: str) -> None:
     benchmark = Path("data/benchmarks") / params.evaluate.split
     earlier = {who: f"data/answers/{who}.jsonl" for who in ("base", chosen.parent) if who and model != "base"}
     row = params.evaluate.models.get(model)
-    transform = functools.partial(transform_of, row.augment if row else None, params.seed)
     chair, bootstrap = params.evaluate.chair, Bootstrap(params.evaluate.bootstrap, params.seed)
     used = [
         flatten(chair),
@@ -67,20 +65,10 @@ def main(model: str, policy: str, *options: str) -> None:
             benchmark, params.evaluate.pope.suffix, chair.prompt, images, params.evaluate.benchmarks, params.evaluate.prompts
         )
         lineage = read_lineage(f"models/{policy}")
-
-        @functools.lru_cache(maxsize=256)  # one object per image, so that a batch encodes it once
-        def load_image(place: str) -> Shown:
-            return None if place == NO_IMAGE else apply(images.load(place), transform(place))
+        shown = ShownImages(images, row.augment if row else None, params.seed)
 
         def image_of(request: Request) -> Shown:
-            return load_image(request.image_id)
-
-        @functools.cache
-        def image_sha256(place: str) -> str:
-            if place == NO_IMAGE:
-                return NO_IMAGE
-            changed = json.dumps(transform(place), sort_keys=True)
-            return images.sha256(place) + ("" if transform(place) == CLEAN else changed)
+            return shown.load(request.image_id)
 
         @functools.cache
         def loaded():
@@ -90,7 +78,7 @@ def main(model: str, policy: str, *options: str) -> None:
             respond=lambda batch, decoding: respond(loaded(), batch, image_of, decoding, params.seed),
             rank=lambda batch, options: option_losses(loaded(), batch, options, image_of),
             map_batches=run.map_batches,
-            image_sha256=image_sha256,
+            image_sha256=shown.sha256,
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
             batch_size=params.runtime.batch_size,
@@ -124,13 +112,6 @@ def main(model: str, policy: str, *options: str) -> None:
             print(f"{model}: {engine.computed} answers computed, {engine.cached} from the cache")
             track.metrics({key: metric.value for key, metric in metrics.items() if metric.value is not None}, step=0)
             track.file(f"reports/metrics/{model}.json")
-
-
-def transform_of(chosen: Augmentation | None, seed: int, place: str) -> dict:
-    """How a row of evaluate.models shows an image: by (seed, image), whatever is asked about it."""
-    if chosen is None:
-        return CLEAN
-    return augmentation(chosen.name, chosen.noise_step, chosen.crop_share, derive(seed, "augment", place))
 
 
 def judge_of(params: Params) -> Judge | None:

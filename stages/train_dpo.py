@@ -11,21 +11,17 @@ Writes: models/MODEL with training_log.json
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lookagain import runtime, tracking
 from lookagain.images import ImageStore
-from lookagain.pairs import batches, read_pairs
+from lookagain.pairs import read_pairs
 from lookagain.params import flatten, load_params, section
-from lookagain.policy import Policy, add_adapter, load_policy, save_adapter
-from lookagain.records import Pair
+from lookagain.policy import add_adapter, load_policy, save_adapter
 from lookagain.seeds import derive
-from lookagain.training.collate import Example
-from lookagain.training.dpo import pair_examples, reference_logps, train_dpo
+from lookagain.training.dpo import all_reference_logps, pair_examples, train_dpo
 from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation, write_log
 from lookagain.transforms import Shown
@@ -56,21 +52,12 @@ def main(method: str, model: str, parent: str = "base") -> None:
 
         if settings.objective == "sft":
             fresh_adapter()
-            log = train_sft(policy, _chosen(policy, pairs), load_image, optimisation, track.metrics)
+            log = train_sft(policy, [pair_examples(policy, pair)[0] for pair in pairs], load_image, optimisation, track.metrics)
         else:
-            references = _references(run, policy, pairs, load_image, settings, params.runtime.batch_size)
+            references = all_reference_logps(policy, pairs, load_image, settings, run.map_batches, params.runtime.batch_size)
             fresh_adapter()
-            log = train_dpo(
-                policy,
-                pairs,
-                references,
-                load_image,
-                settings.beta,
-                settings.alpha,
-                optimisation,
-                track.metrics,
-                settings.rejected_score,
-            )
+            losses = settings.beta, settings.alpha, optimisation, track.metrics, settings.rejected_score
+            log = train_dpo(policy, pairs, references, load_image, *losses)
         if run.is_main:
             data = hashlib.sha256((source / "pairs.jsonl").read_bytes()).hexdigest()
             record = {
@@ -84,22 +71,3 @@ def main(method: str, model: str, parent: str = "base") -> None:
             if "reward_margin" in log[-1]:
                 last = f"last reward margin {log[-1]['reward_margin']:.2f}"
             print(f"{model}: {len(pairs)} pairs, {len(log)} steps, {last}")
-
-
-def _chosen(policy: Policy, pairs: list[Pair]) -> list[Example]:
-    """The chosen responses as supervised examples."""
-    return [pair_examples(policy, pair)[0] for pair in pairs]
-
-
-def _references(
-    run: runtime.Run, policy: Policy, pairs: list[Pair], load_image: Callable[[str], Shown], settings: Any, batch_size: int
-) -> list[list[float]]:
-    """Each pair's log-probs under the policy as it is, in the order of the pairs."""
-    dealt = batches(pairs, batch_size // 2 or 1)
-    logps = run.map_batches(
-        dealt,
-        lambda batch: reference_logps(policy, batch, load_image, settings.max_length, settings.rejected_score),
-        "reference",
-    )
-    by_id = dict(zip([pair.id for batch in dealt for pair in batch], logps, strict=True))
-    return [by_id[pair.id] for pair in pairs]

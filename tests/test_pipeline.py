@@ -65,6 +65,10 @@ def test_outputs(repository):
         for key in ("pope/adversarial/accuracy", "chair/chair_s", "chair_sampled/chair_i", "chair/truncated_base/chair_s"):
             assert key in found or (model == "base" and "truncated" in key), f"{model} has no {key}"
         assert (folder / "data/answers" / f"{model}.jsonl").stat().st_size
+    for name in ("pairs/stic", "pairs/seva", "pairs_csr/csr-1", "pairs_csr/csr-2"):
+        figures = read_metrics(folder / "reports/metrics" / f"{name}.json")
+        assert figures["pairs/rejected/chair_i"].value is not None
+        assert figures["pairs/all/reward_margin"].value is not None
     assert any((folder / "reports/tables").iterdir())
     assert (folder / "reports/index.html").stat().st_size
     assert run(folder, "git", "status", "--porcelain", "data", "models") == ""

@@ -19,6 +19,8 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from lookagain.losses import dpo_margins, regularised_dpo
+from lookagain.pairs import batches
+from lookagain.params import Dpo
 from lookagain.policy import Policy
 from lookagain.records import Pair
 from lookagain.training.collate import Example, Rows, collate, lay_out, response_logps
@@ -58,6 +60,25 @@ def reference_logps(
     is_chosen = torch.tensor([position == 0 for group in examples for position in range(len(group))])
     logps = iter(response_logps(policy.model, rows, ~is_chosen if rejected_score == "top1" else None).tolist())
     return [[next(logps) for _ in rows] for rows in examples]
+
+
+def all_reference_logps(
+    policy: Policy,
+    pairs: Sequence[Pair],
+    load_image: Callable[[str], Shown],
+    settings: Dpo,
+    map_batches: Callable[..., list[list[float]]],
+    batch_size: int,
+) -> list[list[float]]:
+    """`reference_logps` of all pairs, in their order. `map_batches` deals batches of pairs out to the processes."""
+    dealt = batches(pairs, batch_size // 2 or 1)
+
+    def work(batch: Sequence[Pair]) -> list[list[float]]:
+        return reference_logps(policy, batch, load_image, settings.max_length, settings.rejected_score)
+
+    logps = map_batches(dealt, work, "reference")
+    by_id = dict(zip([pair.id for batch in dealt for pair in batch], logps, strict=True))
+    return [by_id[pair.id] for pair in pairs]
 
 
 def train_dpo(
