@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         config = read_accelerate_config(name) if name else {}
         if arguments and arguments[0] in ONE_PROCESS:
             os.environ.pop("ACCELERATE_CONFIG", None)
-            config = {key: value for key, value in config.items() if key == "use_cpu"}
+            config = {"use_cpu": True}  # they have no use for a GPU, nor for other machines
         if LAUNCHED not in os.environ:
             set_environment(config)
             if not plain(config):

@@ -269,6 +269,15 @@ def test_machines_of_a_slurm_job_give_what_one_gives(project, cluster):
     assert results(project)[1] == two
 
 
+def test_a_stage_of_one_process_stays_on_the_first_machine(project, cluster):
+    (project / "stages/toy.py").rename(project / "stages/report.py")
+    (project / "bin/srun").write_text("#!/bin/bash\nexit 1\n")
+    gpus = (project / "cluster.yaml").read_text().replace("use_cpu: true", "use_cpu: false")
+    (project / "cluster.yaml").write_text(gpus)
+    assert launch(project, "report", **cluster).returncode == 0
+    assert results(project)[0] == 1
+
+
 def test_a_process_that_dies_on_another_machine_ends_the_stage(project, cluster):
     done = launch(project, "toy", DIES="1", **cluster)
     assert done.returncode == 1
