@@ -64,6 +64,7 @@ def write_params(folder: Path, **changes) -> None:
     params = yaml.load((ROOT / "presets/smoke.yaml").read_text())
     small = {
         "seva__pairs__items": 12, "seva__pairs__max_new_tokens": 12, "seva__dpo__batch_size": 4,
+        "seva__pairs__description_share": 0.0,
         "runtime__batch_size": 8, "stic__pairs__max_new_tokens": 12, "stic__describe__max_new_tokens": 12,
         "csr__search__max_sentence_tokens": 6, "csr__search__max_sentences": 3, "stic__dpo__batch_size": 4,
         "csr__dpo__batch_size": 4, "stic__sft__batch_size": 4, "evaluate__chair__max_new_tokens": 12,
