@@ -5,13 +5,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)# the stages that DVC starts find the same Python
 
-.PHONY: help setup repro test lint bench ui push docs deps lock
+.PHONY: help setup repro test lint bench bench-gpu ui push docs deps lock
 
 help:
 	@echo "make repro   run the pipeline (what is missing or changed) and print the results"
 	@echo "make test    tests, the whole pipeline in small among them"
 	@echo "make lint    style and types"
-	@echo "make bench   speed against the plain ways of doing the same"
+	@echo "make bench   speed against the plain ways of doing the same (make bench-gpu: 7B with random weights, on a GPU)"
 	@echo "make ui      MLflow on 127.0.0.1"
 	@echo "make push    outputs and experiments to the remote"
 
@@ -41,6 +41,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu
 
 ui: $(READY)
 	@exec $(BIN)/lookagain ui

@@ -38,7 +38,7 @@ Side = Callable[[], tuple[int, Any]]  # runs once: how much was done, and its ou
 def main() -> None:
     """Run all benchmarks, print a table, write reports/bench.json."""
     params = load_params()
-    policy = load_policy("models/base", params.policy.dtype)
+    policy = load_policy("models/base", params.policy.loading)
     store = ImageStore("data/sample/images", params.data.max_image_pixels)
     images = {image_id: store.load(image_id) for image_id in store.ids[:128]}
     rows = [*generation(policy, images, params), questions(policy, images, params), sentence_search(policy, images, params)]

@@ -82,7 +82,7 @@ def _answer(settings: Params, model: Path, picture: Image, prompt: str, dar: boo
     from lookagain.policy import load_policy
     from lookagain.prompts import infuse
 
-    policy = load_policy(model, settings.policy.dtype, "cuda:0" if torch.cuda.is_available() else "cpu")
+    policy = load_policy(model, settings.policy.loading, "cuda:0" if torch.cuda.is_available() else "cpu")
     chair = settings.evaluate.chair
     decoding = Decoding(temperature=0.0, top_p=1.0, max_new_tokens=chair.max_new_tokens)
 
@@ -201,6 +201,43 @@ def compare(
     mine, other = (read_records(f"data/answers/{model}.jsonl", Answer) for model in (first, second))
     metrics = score_model(annotations, mine, other, None, Bootstrap(settings.bootstrap, chosen.seed))
     show(differences(metrics), first, second)
+
+
+@app.command()
+def plan(
+    gpu: Annotated[str, typer.Option(help="a GPU, or cpu; a wrong name lists all")] = "h200",
+    gpus: Annotated[int, typer.Option(min=1, help="how many; with cpu, processes of one core each")] = 1,
+    response_tokens: Annotated[int, typer.Option(min=0, help="how long descriptions are taken to be; 0: as usual")] = 0,
+    path: Annotated[Path, typer.Argument(help="a params file")] = Path("params.yaml"),
+) -> None:
+    """Tell what a run will cost, stage by stage: tokens, FLOPs, memory, disk, time. Nothing runs."""
+    from lookagain import plan as planning
+    from lookagain.params import load_params
+
+    if gpu not in planning.HARDWARE:
+        raise UserError(f"--gpu {gpu}: not known; known are {', '.join(planning.HARDWARE)}")
+    hardware = planning.HARDWARE[gpu]
+    print(planning.show(planning.plan(load_params(path), hardware, gpus, response_tokens or None), hardware, gpu, gpus))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="a policy folder, as models/stic")],
+    out: Annotated[Path, typer.Argument(help="a folder that does not exist yet")],
+    adapter_only: Annotated[bool, typer.Option("--adapter-only", help="the adapters as they are, without the base")] = False,
+) -> None:
+    """Write a model as one checkpoint in its base's format, with a model card; its logits are compared first."""
+    import torch
+
+    from lookagain.export import export as write
+    from lookagain.params import load_params
+
+    loading = load_params().policy.loading
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    difference = write(model, out, loading, adapter_only, Path("reports/metrics") / f"{model.name}.json", device)
+    print(
+        f"{out}: written" + ("" if difference is None else f"; log-probs differ by at most {difference:.2g} from the adapter's")
+    )
 
 
 @app.command()

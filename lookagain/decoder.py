@@ -24,11 +24,12 @@ class Decoder:
         images: distinct; image_of_row: (rows,) indices into them.
         """
         self.policy = policy
-        prefixes, features = policy.prefixes(images)
+        prefixes = policy.prefixes(images)
         self.cache = DynamicCache(config=policy.model.config.get_text_config())
         self.mask = torch.zeros(len(images), 0, dtype=torch.long, device=policy.device)  # (rows, cached tokens)
+        self.next = torch.zeros(len(images), 1, dtype=torch.long, device=policy.device)  # (rows, 1), each row's next position
         self.logits = torch.empty(0)  # (rows, vocabulary), of each row's next token
-        self._extend(prefixes, features)
+        self._extend(prefixes.ids, prefixes.features, prefixes.positions)
         self.select(torch.as_tensor(image_of_row))
         self._extend(suffixes)
 
@@ -41,7 +42,7 @@ class Decoder:
         """Keep these rows, in this order; a row named twice branches."""
         rows = rows.to(self.mask.device)
         self.cache.batch_select_indices(rows)
-        self.mask, self.logits = self.mask[rows], self.logits[rows]
+        self.mask, self.next, self.logits = self.mask[rows], self.next[rows], self.logits[rows]
 
     def repeat(self, times: int) -> None:
         """Branch each row into `times` adjacent rows."""
@@ -52,24 +53,37 @@ class Decoder:
         logits = self._forward(tokens[:, None], active[:, None].long())
         self.logits = torch.where(active[:, None], logits, self.logits)
 
-    def _extend(self, pieces: Sequence[Sequence[int]], features: Sequence[Tensor | None] | None = None) -> None:
-        """Append a piece of token ids to each row, padded on the left."""
+    def _extend(
+        self,
+        pieces: Sequence[Sequence[int]],
+        features: Sequence[Tensor | None] | None = None,
+        positions: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Append a piece of token ids to each row, padded on the left; without positions they count on."""
         width = max(map(len, pieces))
         ids = torch.full((len(pieces), width), self.policy.pad)
         mask = torch.zeros(len(pieces), width, dtype=torch.long)
         for row, piece in enumerate(pieces):
             ids[row, width - len(piece) :] = torch.tensor(piece)
             mask[row, width - len(piece) :] = 1
-        self.logits = self._forward(ids.to(self.mask.device), mask.to(self.mask.device), features)
+        padded = None
+        if positions is not None:
+            padded = torch.stack([torch.nn.functional.pad(one, (width - one.shape[1], 0)) for one in positions], dim=1)
+        self.logits = self._forward(ids.to(self.mask.device), mask.to(self.mask.device), features, padded)
 
-    def _forward(self, ids: Tensor, mask: Tensor, features: Sequence[Tensor | None] | None = None) -> Tensor:
-        positions = (self.mask.sum(-1, keepdim=True) + mask.cumsum(-1) - 1).clamp(min=0)
+    def _forward(
+        self, ids: Tensor, mask: Tensor, features: Sequence[Tensor | None] | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Logits of the last token of ids (rows, width); positions: (axes, rows, width)."""
+        if positions is None:
+            positions = (self.next + mask.cumsum(-1) - 1).clamp(min=0)[None]
+        self.next = torch.maximum(self.next, ((positions.amax(0) + 1) * mask).amax(-1, keepdim=True))
         self.mask = torch.cat([self.mask, mask], dim=-1)
         output = self.policy.forward(
             ids,
             features,
+            positions,
             attention_mask=self.mask,
-            position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,

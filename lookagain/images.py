@@ -1,15 +1,18 @@
 """Images: untrusted bytes in, RGB out, in parquet shards with the `datasets` Image feature.
 
-A shard row is (image_id, image, sha256); the image holds its bytes, or only a path where the original stays in place.
+A shard row is (image_id, image, sha256); the image holds its bytes, or only a path where the original stays in place: a file, or
+`FILE.tar[START:END]`, a slice of one.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,6 +40,10 @@ SCHEMA = pa.schema(
     },
 )
 SHARD_ROWS = 4096
+SHARD_BYTES = 2**28
+GROUP_BYTES = 2**23  # of images that are read from a shard together
+GROUPS_HELD = 32
+SLICE = re.compile(r"(?P<file>.+\.tar)\[(?P<start>\d+):(?P<end>\d+)\]")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -75,6 +82,19 @@ def read_image(path: Path | str, max_pixels: int) -> PILImage.Image:
     return decode(path.read_bytes(), str(path), max_pixels)
 
 
+def read_bytes(place: str) -> bytes:
+    """The bytes at a row's path: a whole file, or a slice of a tar. Raises ImageError if the file is gone."""
+    match = SLICE.fullmatch(place)
+    file = Path(match["file"] if match else place)
+    if not file.is_file():
+        raise ImageError(f"{place}: the indexed file is gone")
+    if not match:
+        return file.read_bytes()
+    with file.open("rb") as tar:
+        tar.seek(int(match["start"]))
+        return tar.read(int(match["end"]) - int(match["start"]))
+
+
 def list_images(folder: Path | str) -> list[Path]:
     """Image files of a folder and its subfolders, sorted by path. Raises ImageError if there are none."""
     folder = Path(folder)
@@ -86,31 +106,37 @@ def list_images(folder: Path | str) -> list[Path]:
     return found
 
 
-def write_shards(folder: Path | str, rows: Iterable[tuple[str, bytes | None, str | None]]) -> int:
+def write_shards(
+    folder: Path | str, rows: Iterable[tuple[str, bytes | None, str | None]], hashes: Mapping[str, str] | None = None
+) -> int:
     """Write (image_id, bytes or None, path or None) rows as parquet shards into a folder that appears whole; returns the count.
 
-    With bytes, they are stored; with a path alone, the file's hash is stored and its bytes stay where they are.
+    With bytes, they are stored; with a path alone, the file's hash is stored and its bytes stay where they are. `hashes` holds
+    the sha256 of ids whose bytes need not be read again.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     shard: list[dict] = []
-    count = 0
+    count, held = 0, 0
 
     def flush() -> None:
         if shard:
-            name = f"images-{(count - 1) // SHARD_ROWS:05d}.parquet"
-            pq.write_table(pa.Table.from_pylist(shard, schema=SCHEMA), temporary / name)
+            name = f"images-{len(list(temporary.iterdir())):05d}.parquet"
+            group = max(1, len(shard) * GROUP_BYTES // max(held, GROUP_BYTES))
+            pq.write_table(pa.Table.from_pylist(shard, schema=SCHEMA), temporary / name, row_group_size=group)
             shard.clear()
 
     for image_id, data, path in rows:
-        content = data if data is not None else Path(str(path)).read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
+        sha256 = (hashes or {}).get(image_id)
+        if sha256 is None:
+            sha256 = hashlib.sha256(data if data is not None else read_bytes(str(path))).hexdigest()
         shard.append({"image_id": image_id, "image": {"bytes": data, "path": path}, "sha256": sha256})
-        count += 1
-        if len(shard) == SHARD_ROWS:
+        count, held = count + 1, held + len(data or b"")
+        if len(shard) == SHARD_ROWS or held > SHARD_BYTES:
             flush()
+            held = 0
     flush()
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
@@ -118,7 +144,8 @@ def write_shards(folder: Path | str, rows: Iterable[tuple[str, bytes | None, str
 
 
 class ImageStore:
-    """Random access by id to a folder of shards. The rows are held in memory; an image is decoded when it is asked for."""
+    """Random access by id to a folder of shards. Rows are read in groups, of which a few are held; an image is decoded when it
+    is asked for."""
 
     def __init__(self, folder: Path | str, max_pixels: int = 50_000_000):
         self.folder = Path(folder)
@@ -126,9 +153,14 @@ class ImageStore:
         shards = sorted(self.folder.glob("*.parquet"))
         if not shards:
             raise ImageError(f"{folder}: no image shards; run the stage that makes them (`dvc repro`)")
-        self._table = pa.concat_tables([pq.read_table(shard) for shard in shards])
-        self.ids: list[str] = self._table["image_id"].to_pylist()
-        self._index = {image_id: row for row, image_id in enumerate(self.ids)}
+        self._files = [pq.ParquetFile(shard) for shard in shards]
+        self._index: dict[str, tuple[int, int, int]] = {}  # id -> file, row group, row in the group
+        for number, file in enumerate(self._files):
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+                self._index.update((image_id, (number, group, row)) for row, image_id in enumerate(ids))
+        self.ids: list[str] = list(self._index)
+        self._group = functools.lru_cache(GROUPS_HELD)(self._read_group)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,17 +172,15 @@ class ImageStore:
         """The stored row of an image: {"image_id", "image": {"bytes", "path"}, "sha256"}. Raises KeyError for an unknown id."""
         if image_id not in self._index:
             raise KeyError(f"no image {image_id!r} in {self.folder} ({len(self)} images)")
-        return self._table.slice(self._index[image_id], 1).to_pylist()[0]
+        file, group, row = self._index[image_id]
+        return self._group(file, group).slice(row, 1).to_pylist()[0]
 
     def load(self, image_id: str) -> PILImage.Image:
         """The image, RGB. Raises ImageError if it is unreadable or its file changed since it was indexed."""
         row = self.row(image_id)
         data, path = row["image"]["bytes"], row["image"]["path"]
         if data is None:
-            file = Path(path)
-            if not file.is_file():
-                raise ImageError(f"{path}: the indexed file is gone")
-            data = file.read_bytes()
+            data = read_bytes(path)
             if hashlib.sha256(data).hexdigest() != row["sha256"]:
                 raise ImageError(f"{path}: changed since it was indexed (sha256 differs)")
         return decode(data, path or image_id, self.max_pixels)
@@ -158,3 +188,6 @@ class ImageStore:
     def __iter__(self) -> Iterator[tuple[str, PILImage.Image]]:
         for image_id in self.ids:
             yield image_id, self.load(image_id)
+
+    def _read_group(self, file: int, group: int) -> pa.Table:
+        return self._files[file].read_row_group(group)

@@ -4,15 +4,21 @@ The stage runs in the processes of the Accelerate config that ACCELERATE_CONFIG 
 param, names the hardware, so that another machine does not invalidate the cache. Without it, a GPU gets one process, and a
 machine without one two processes on half the cores each: for small models that is nearly twice as fast as one on all of them.
 An error that its user can mend ends with one line and exit code 1; any other keeps its traceback.
+
+Told to stop (SIGTERM, as a scheduler sends before it takes a machine away), a stage saves what it has and ends within 30 seconds
+with exit code 0; the same command goes on from there. Inside a Slurm job with a config of several machines, it starts itself on
+each of them through srun.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import inspect
 import os
 import runpy
+import shlex
 import shutil
 import signal
 import socket
@@ -31,6 +37,8 @@ ONE_PROCESS = ("prepare_data", "sample_images", "report")  # stages whose other 
 # Set for the processes that do the work, so that they do not start others: to 1, or, where they are several, to a file in which
 # they leave a user's error. They end well then: else Accelerate's launcher would print its own traceback above the one line.
 LAUNCHED = "LOOKAGAIN_LAUNCHED"
+STOP_SECONDS = 28  # for processes that were told to stop, before they are killed
+END_SECONDS = 5  # for the others, once one has failed: they may wait for it for ever
 # Memory that a step frees is taken again by the next; glibc would give it back to the system in between, page by page, which
 # costs small models on CPUs a third of their time. It reads these when a process starts.
 MALLOC = {
@@ -41,8 +49,14 @@ MALLOC = {
 }
 
 
+class Stopped(BaseException):
+    """SIGTERM: what is finished is saved already. No Exception, so that nothing on the way takes it for a failure."""
+
+
 def main(arguments: list[str]) -> int:
     """Run one stage; returns the exit code."""
+    if LAUNCHED in os.environ:
+        signal.signal(signal.SIGTERM, _stop)
     try:
         load_params()  # before any model loads, and before several processes would each complain
         share_raw_data()
@@ -50,7 +64,7 @@ def main(arguments: list[str]) -> int:
         config = read_accelerate_config(name) if name else {}
         if arguments and arguments[0] in ONE_PROCESS:
             os.environ.pop("ACCELERATE_CONFIG", None)
-            config = {key: value for key, value in config.items() if key == "use_cpu"}
+            config = {"use_cpu": True}  # they have no use for a GPU, nor for other machines
         if LAUNCHED not in os.environ:
             set_environment(config)
             if not plain(config):
@@ -59,11 +73,18 @@ def main(arguments: list[str]) -> int:
             sys.stdout.flush()
             os.execv(sys.executable, [sys.executable, "-m", "lookagain.launch", *arguments])
         run(arguments)
-    except UserError as error:
+    except Stopped:
+        if os.environ.get(LAUNCHED, "1") == "1":
+            print("stopped; the same command goes on from here", file=sys.stderr)
+        return 0
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else _disk_full(error)
+        if not message:
+            raise
         if os.environ.get(LAUNCHED, "1") != "1":  # one of several processes: the one that started them says it, once
-            Path(os.environ[LAUNCHED]).write_text(str(error))
+            Path(os.environ[LAUNCHED]).write_text(message)
             return 0
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if os.environ.get(LAUNCHED, "1") == "1":
@@ -86,17 +107,27 @@ def share_raw_data() -> None:
 
 def run_processes(name: str, config: dict, arguments: list[str]) -> int:
     """Run a stage in the processes of an Accelerate config, and end all if one fails; returns the exit code."""
-    with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "error"
+    Path(".resume").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=".resume") as folder:  # where all machines of a cluster can write
+        said = (Path(folder) / "error").absolute()
         environment = os.environ | {LAUNCHED: str(said), "ACCELERATE_CONFIG": name}
         sys.stdout.flush()
         processes = [subprocess.Popen(command, env=environment | own) for command, own in commands(name, config, arguments)]
-        signal.signal(signal.SIGTERM, lambda *_: end(processes))
+        stopped: list[int] = []
+
+        def stop(number: int, _: object) -> None:
+            stopped.append(number)
+            end(processes, STOP_SECONDS)
+
+        signal.signal(signal.SIGTERM, stop)
         try:
             code = wait_for(processes, said)
         except KeyboardInterrupt:  # the terminal told them too
-            end(processes)
+            end(processes, STOP_SECONDS)
             raise
+        if stopped:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            return 0
         if said.is_file():
             print(f"error: {said.read_text()}", file=sys.stderr)
     return code
@@ -108,8 +139,11 @@ def commands(name: str, config: dict, arguments: list[str]) -> list[tuple[list[s
     The launcher imports torch first; without it every stage starts seconds earlier.
     """
     stage = ["lookagain.launch", *arguments]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", name]
+    if config.get("num_machines", 1) > 1 and os.environ.get("SLURM_JOB_ID"):
+        return [(over_slurm(launcher, config["num_machines"], stage), {})]
     if not config.get("use_cpu") or config.get("num_machines", 1) > 1:
-        return [([sys.executable, "-m", "accelerate.commands.launch", "--config_file", name, "-m", *stage], {})]
+        return [([*launcher, "-m", *stage], {})]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -119,12 +153,23 @@ def commands(name: str, config: dict, arguments: list[str]) -> list[tuple[list[s
     return [([sys.executable, "-m", *stage], rank) for rank in ranks]
 
 
+def over_slurm(launcher: list[str], machines: int, stage: list[str]) -> list[str]:
+    """The command that runs Accelerate's launcher on each machine of a Slurm job, this one being the first.
+
+    srun ends all of them as soon as one fails.
+    """
+    here = ["--main_process_ip", socket.gethostname()]
+    everywhere = f'exec {shlex.join(launcher)} --machine_rank "$SLURM_NODEID" {shlex.join([*here, "-m", *stage])}'
+    each = [f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1"]
+    return ["srun", *each, "--kill-on-bad-exit=1", "--label", "bash", "-c", everywhere]
+
+
 def wait_for(processes: list[subprocess.Popen], said: Path) -> int:
     """The exit code of processes that end together: that of the first that fails, upon which the others are ended."""
     while any(process.poll() is None for process in processes):
         if said.is_file() or any(process.poll() for process in processes):
             failed = [f"{rank} ({process.poll()})" for rank, process in enumerate(processes) if process.poll()]
-            end(processes)
+            end(processes, END_SECONDS)
             if failed and not said.is_file():
                 print(f"process {', '.join(failed)} of {len(processes)} failed, the others were ended", file=sys.stderr)
             break
@@ -132,12 +177,33 @@ def wait_for(processes: list[subprocess.Popen], said: Path) -> int:
     return 1 if said.is_file() or any(process.wait() for process in processes) else 0
 
 
-def end(processes: list[subprocess.Popen]) -> None:
-    """End processes that still run, and wait until they have."""
+def end(processes: list[subprocess.Popen], seconds: float) -> None:
+    """End processes that still run, and wait until they have; they are killed if that takes longer than `seconds`."""
     for process in processes:
         process.terminate()
+    deadline = time.monotonic() + seconds
     for process in processes:
-        process.wait()
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _stop(*_: object) -> None:
+    raise Stopped
+
+
+def _disk_full(error: BaseException | None) -> str:
+    """One line about a disk (or quota, or file size limit) that is full, if that is what an error or its cause says."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or os.strerror(errno.ENOSPC) in str(error):
+            where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
+            reason = os.strerror(number) if number else os.strerror(errno.ENOSPC)
+            return f"{reason}{where} in {Path.cwd()}: nothing was left half-written; make room, then the same command goes on"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def default_config() -> str:

@@ -43,6 +43,7 @@ class ParamsError(UserError):
 class Runtime:
     batch_size: int
     micro_batch_size: int
+    checkpointing: bool
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,27 @@ class WorldPolicy:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How a policy's weights are held and its attention is computed."""
+
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    four_bit: bool = False
+
+
+@dataclass(frozen=True)
 class PolicyParams:
     source: Literal["world", "hub"]
     dtype: Literal["float32", "bfloat16"]
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    four_bit: bool
     hub: HubPolicy
     world: WorldPolicy
+
+    @property
+    def loading(self) -> Loading:
+        """The keys that say how the weights are loaded."""
+        return Loading(self.dtype, self.attention, self.four_bit)
 
 
 @dataclass(frozen=True)

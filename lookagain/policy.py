@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
+import inspect
 import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lookagain.errors import UserError
+from lookagain.params import Loading
 from lookagain.records import atomic_write
 from lookagain.transforms import Noised, Shown, diffuse
-
-# Linear layers of the language model: never the vision tower, the projector or lm_head (all three papers).
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 class PolicyError(UserError):
@@ -48,6 +49,14 @@ class Lineage:
     fingerprint: str
 
 
+class Prefixes(NamedTuple):
+    """The prompt prefixes of some images, one entry per image in each list."""
+
+    ids: list[list[int]]  # token ids, the image's tokens expanded
+    features: list[Tensor | None]  # (image tokens, width); None where there is no image
+    positions: list[Tensor]  # (axes, length): 1 axis, or 3 where the model places image tokens in time, height and width
+
+
 @dataclass
 class Policy:
     """A loaded model with its processor. `model` is a transformers image-text-to-text model, in training wrapped by PEFT."""
@@ -60,7 +69,9 @@ class Policy:
         self.tokenizer = self.processor.tokenizer
         self.image_token: str = getattr(self.processor, "image_token", None) or self.tokenizer.image_token
         self.eos: int = self.tokenizer.eos_token_id
-        self.pad: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.pad: int = self.tokenizer.pad_token_id
         self.suffix = functools.cache(self._suffix)
 
     @property
@@ -73,8 +84,8 @@ class Policy:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
 
-    def prefixes(self, images: Sequence[Shown]) -> tuple[list[list[int]], list[Tensor | None]]:
-        """Each image's prompt prefix (token ids, the image's tokens expanded) and features (image tokens, width).
+    def prefixes(self, images: Sequence[Shown]) -> Prefixes:
+        """Each image's prompt prefix: token ids, features and positions.
 
         No image (None) has the prefix without the image's tokens, and no features: that is what a prompt without an image token
         makes of LLaVA. Raises PolicyError if tokens and features do not match: a model that never saw its image would answer all
@@ -83,30 +94,40 @@ class Policy:
         head = self._split(self._chat([("", None)]))[0]
         seen = iter(self._encoded([image for image in images if image is not None], head))
         blind = list(self.tokenizer(head.replace(self.image_token, ""), add_special_tokens=self._adds_bos(head)).input_ids)
-        rows: list[tuple[list[int], Tensor | None]] = [(blind, None) if image is None else next(seen) for image in images]
-        return [ids for ids, _ in rows], [features for _, features in rows]
+        nothing = (blind, None, torch.arange(len(blind), device=self.device)[None])
+        rows: list[tuple[list[int], Tensor | None, Tensor]] = [nothing if image is None else next(seen) for image in images]
+        axes = max(len(positions) for *_, positions in rows)
+        return Prefixes(
+            [ids for ids, _, _ in rows],
+            [features for _, features, _ in rows],
+            [positions.expand(axes, -1) for *_, positions in rows],
+        )
 
-    def _encoded(self, images: Sequence[Image.Image | Noised], head: str) -> list[tuple[list[int], Tensor]]:
-        """Token ids of `head` for each image, and its features."""
+    def _encoded(self, images: Sequence[Image.Image | Noised], head: str) -> list[tuple[list[int], Tensor, Tensor]]:
+        """Token ids of `head` for each image, its features and positions."""
         if not images:
             return []
-        plain = [image.image if isinstance(image, Noised) else image for image in images]
+        inner = self._inner()
         encoded = self.processor(
-            images=plain, text=[head] * len(images), add_special_tokens=self._adds_bos(head), return_tensors=None
-        )
-        ids = [list(row) for row in encoded["input_ids"]]
-        vision = {key: value for key, value in encoded.items() if key not in ("input_ids", "attention_mask", "token_type_ids")}
+            images=[[image.image if isinstance(image, Noised) else image] for image in images],
+            text=[head] * len(images),
+            add_special_tokens=self._adds_bos(head),
+            padding=True,
+            return_tensors="pt",
+        ).to(self.device)
+        kept = encoded["attention_mask"].bool()
+        ids = [row[mask].tolist() for row, mask in zip(encoded["input_ids"], kept, strict=True)]
         with torch.no_grad():
-            tensors = {key: torch.as_tensor(_stacked(value)).to(self.device) for key, value in vision.items()}
-            tensors["pixel_values"] = _noised(tensors["pixel_values"], images).to(self._inner().dtype)
-            features = list(self._inner().get_image_features(**tensors).pooler_output)
-        token = self._inner().config.image_token_id
+            vision = _accepted(type(inner).get_image_features, encoded)
+            vision["pixel_values"] = _noised(vision, images).to(inner.dtype)
+            features = list(inner.get_image_features(**vision).pooler_output)
         for row, feature in zip(ids, features, strict=True):
-            if row.count(token) != len(feature) or not len(feature):
+            if row.count(inner.config.image_token_id) != len(feature) or not len(feature):
                 raise PolicyError(
-                    f"{row.count(token)} image tokens in the prompt, {len(feature)} image features: they must match"
+                    f"{row.count(inner.config.image_token_id)} image tokens in the prompt, {len(feature)} image features: "
+                    "they must match"
                 )
-        return list(zip(ids, features, strict=True))
+        return list(zip(ids, features, _positions(inner.base_model, encoded), strict=True))
 
     def _suffix(self, prompt: str) -> list[int]:
         """Token ids of the chat template after the image, up to where the response to `prompt` begins."""
@@ -118,6 +139,8 @@ class Policy:
         for number, (_, response) in enumerate(turns):
             if number:
                 before = self._chat([(prompt, answer) for prompt, answer in turns[:number]])
+                if before.rstrip().endswith(self.tokenizer.eos_token):  # what follows EOS belongs to the next turn
+                    before = before.rstrip()
                 between = self._chat([*turns[:number], (turns[number][0], None)])[len(before) :]
                 piece = self.tokenizer(between, add_special_tokens=False).input_ids
                 ids, is_response = ids + piece, is_response + [False] * len(piece)
@@ -138,9 +161,11 @@ class Policy:
         """The text of response tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
-    def forward(self, ids: Tensor, features: Sequence[Tensor | None] | None = None, **arguments: Any) -> Any:
+    def forward(
+        self, ids: Tensor, features: Sequence[Tensor | None] | None = None, positions: Tensor | None = None, **arguments: Any
+    ) -> Any:
         """The model's own forward on token ids (rows, length), with the image features of the rows' images, in order."""
-        return forward(self.model, ids, features, **arguments)
+        return forward(self.model, ids, features, positions, **arguments)
 
     def _inner(self) -> Any:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -172,8 +197,15 @@ class Policy:
         return not (self.tokenizer.bos_token and head.startswith(self.tokenizer.bos_token))
 
 
-def forward(model: Any, ids: Tensor, features: Sequence[Tensor | None] | None = None, **arguments: Any) -> Any:
-    """A model's forward on token ids (rows, length), with image features that were computed before (none once they are cached)."""
+def forward(
+    model: Any, ids: Tensor, features: Sequence[Tensor | None] | None = None, positions: Tensor | None = None, **arguments: Any
+) -> Any:
+    """A model's forward on token ids (rows, length), with image features that were computed before (none once they are cached).
+
+    positions: (axes, rows, length); without them they count from 0, which is right for models of one axis alone.
+    """
+    if positions is not None:
+        arguments["position_ids"] = positions[0] if len(positions) == 1 else positions
     if shown := [feature for feature in features or () if feature is not None]:
         arguments["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=shown)}
     return model(input_ids=ids, **arguments)
@@ -196,25 +228,60 @@ def read_lineage(folder: Path | str) -> Lineage:
     )
 
 
-def load_policy(folder: Path | str, dtype: str = "float32", device: str = "cpu", merge_last: bool = True) -> Policy:
+def load_policy(
+    folder: Path | str,
+    loading: Loading | None = None,
+    device: str = "cpu",
+    merge_last: bool = True,
+) -> Policy:
     """Load a policy: its base, with every adapter merged in order.
 
     With `merge_last` false the last adapter stays apart and trainable (STIC's stage 2 continues it). Safetensors only, no remote
-    code. Raises PolicyError for a folder that is no policy.
+    code. Merging into 4-bit weights rounds them again. Raises PolicyError for a folder that is no policy, and where a package
+    that the model or `loading` needs is missing.
     """
-    lineage = read_lineage(folder)
+    lineage, loading = read_lineage(folder), loading or Loading()
     raw = json.loads((lineage.base / "lineage.json").read_text())
     source, revision = (str(lineage.base), None) if raw["base"] == "world" else (raw["base"], raw["revision"])
+    try:
+        processor = AutoProcessor.from_pretrained(source, revision=revision)
+    except ImportError as error:
+        raise PolicyError(
+            f"the processor of {source} needs a package that is missing: {' '.join(str(error).split())}"
+        ) from error
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        source, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True
+        source,
+        revision=revision,
+        dtype=getattr(torch, loading.dtype),
+        attn_implementation=loading.attention,
+        use_safetensors=True,
+        **_four_bit(loading, device),
     )
-    processor = AutoProcessor.from_pretrained(source, revision=revision)
     for adapter in lineage.adapters:
         trainable = not merge_last and adapter == lineage.adapters[-1]
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
         if not trainable:
             model = model.merge_and_unload()
-    return Policy(model.eval().to(device), processor, lineage)
+    return Policy(model.eval() if loading.four_bit else model.eval().to(device), processor, lineage)
+
+
+def _four_bit(loading: Loading, device: str) -> dict[str, Any]:
+    """What from_pretrained takes for 4-bit weights (QLoRA's NF4). Raises PolicyError for what cannot work here."""
+    if loading.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise PolicyError("policy.attention = flash_attention_2 needs the package flash-attn, which is missing: use sdpa")
+    if not loading.four_bit:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise PolicyError("policy.four_bit needs the package bitsandbytes, which is missing: pip install bitsandbytes")
+    if device == "cpu":
+        raise PolicyError("policy.four_bit needs a GPU: set it to false on CPUs")
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, loading.dtype),
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def add_adapter(policy: Policy, rank: int, alpha: int, dropout: float) -> None:
@@ -222,15 +289,26 @@ def add_adapter(policy: Policy, rank: int, alpha: int, dropout: float) -> None:
 
     Raises PolicyError if nothing matches, or if a parameter outside the language model would train.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(policy.model), task_type="CAUSAL_LM"
+    )
     policy.model = get_peft_model(policy.model, config)
     check_trainable(policy.model)
 
 
+def lora_targets(model: Any) -> str:
+    """A regex of the language model's linear layers: never the vision tower, the projector or lm_head (all three papers)."""
+    decoder = model.get_decoder()
+    place = next(name for name, module in model.named_modules() if module is decoder)
+    names = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)}
+    return rf"{re.escape(place)}\..*\.({'|'.join(sorted(names))})"
+
+
 def check_trainable(model: Any) -> None:
     """Raise PolicyError unless exactly the adapters of the language model train."""
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    stray = [name for name in trainable if "lora_" not in name or "language_model" not in name]
+    inside = {id(parameter) for parameter in model.get_base_model().get_decoder().parameters()}
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    stray = [name for name, parameter in trainable.items() if "lora_" not in name or id(parameter) not in inside]
     if not trainable or stray:
         raise PolicyError(f"adapters must train on the language model alone; trainable: {stray or 'nothing'}")
 
@@ -270,19 +348,34 @@ def save_adapter(policy: Policy, folder: Path | str, continues: bool, record: di
     return read_lineage(folder)
 
 
-def _noised(pixels: Tensor, images: Sequence[Image.Image | Noised]) -> Tensor:
-    """Normalised pixels (images, ...) with the noise that some images shall have."""
+def _accepted(function: Callable[..., Any], encoded: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a processor's outputs that a model's function names among its parameters."""
+    names = inspect.signature(function).parameters
+    return {key: value for key, value in encoded.items() if key in names}
+
+
+def _positions(model: Any, encoded: Mapping[str, Any]) -> list[Tensor]:
+    """Each prefix's positions (axes, length): the model's own where it has a rule for images (Qwen-VL's mrope), else counted."""
+    kept = encoded["attention_mask"].bool()
+    rule = getattr(model, "get_rope_index", None)
+    positions = rule(**_accepted(rule, encoded))[0] if rule else (kept.cumsum(-1) - 1)[None]
+    return [positions[:, row, mask] for row, mask in enumerate(kept)]
+
+
+def _noised(encoded: Mapping[str, Any], images: Sequence[Image.Image | Noised]) -> Tensor:
+    """Normalised pixels with the noise that some images shall have, whatever else is in the batch."""
+    pixels = encoded["pixel_values"]  # (images, ...), or (patches of all images, ...) where there is a grid
+    grid = encoded.get("image_grid_thw")
     if not any(isinstance(image, Noised) for image in images):
         return pixels
-    if len(pixels) != len(images):
+    counts = [1] * len(images) if grid is None else grid.prod(-1).tolist()
+    if sum(counts) != len(pixels):
         raise PolicyError("this model's processor gives no pixels by image: diffusion noise cannot be added to them")
-    pixels = pixels.clone()
+    parts = list(pixels.split(counts))
     for row, image in enumerate(images):
         if isinstance(image, Noised):
-            pixels[row] = diffuse(pixels[row], image.step, image.seed)
-    return pixels
-
-
-def _stacked(value: Any) -> Any:
-    """Vision inputs come as a tensor or as one tensor per image."""
-    return torch.stack([torch.as_tensor(entry) for entry in value]) if isinstance(value, list) else value
+            noised = diffuse(parts[row], image.step, image.seed)
+            if noised.dim() > 4:  # crops that only pad the batch stay empty: models leave them out by that
+                noised[(parts[row] == 0).flatten(-3).all(-1)] = 0
+            parts[row] = noised
+    return torch.cat(parts)

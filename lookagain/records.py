@@ -166,17 +166,20 @@ def write_records(path: Path | str, records: Iterable[Any]) -> int:
 
 def read_records(path: Path | str, kind: type[Record]) -> list[Record]:
     """Read a JSONL file of one record type. Raises RecordError if a line does not match, or the file is missing."""
+    return list(iter_records(path, kind))
+
+
+def iter_records(path: Path | str, kind: type[Record]) -> Iterator[Record]:
+    """The same, one record at a time: LLaVA's instructions would take gigabytes of memory together."""
     path = Path(path)
     if not path.is_file():
         raise RecordError(f"no file {path}: run the stage that makes it (`dvc repro` runs all that are missing)")
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = from_dict(kind, json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise RecordError(f"{path}, line {number}: not a {kind.__name__}: {error}") from error
-        records.append(record)
-    return records
+    with path.open(encoding="utf-8", newline="\n") as file:  # no other line break ends a record: texts may hold U+2028
+        for number, line in enumerate(file, 1):
+            try:
+                yield from_dict(kind, json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise RecordError(f"{path}, line {number}: not a {kind.__name__}: {error}") from error
 
 
 def from_dict(kind: type[Record], raw: Any) -> Record:

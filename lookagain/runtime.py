@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,10 @@ from ruamel.yaml.error import YAMLError
 
 from lookagain.errors import UserError
 from lookagain.records import atomic_write
+
+# How long a process waits for the others: they may have a longer share, or a judge to ask. That a process has died is told by its
+# connection, or by who started it, and takes no waiting.
+WAIT = timedelta(hours=24)
 
 
 class StageError(UserError):
@@ -42,6 +47,7 @@ class Run:
     world_size: int
     resume_folder: Path  # survives a kill, is deleted when the stage ends well
     _labels: set[str] = field(default_factory=set)
+    _fits: int | None = None  # items of a batch that fit into memory, once a larger one did not
 
     @property
     def is_main(self) -> bool:
@@ -73,7 +79,8 @@ class Run:
         """One JSON-able result per item, in the items' order, the same on every process.
 
         Whole batches are dealt out to the processes; each finished one is kept in the resume folder under its items' ids, and
-        is not computed again after a kill. `label` names the progress bar and may be used once a stage.
+        is not computed again after a kill. A batch that does not fit into memory is computed in halves. `label` names the
+        progress bar and may be used once a stage. Raises StageError if a single item does not fit.
         """
         if label in self._labels:
             raise ValueError(f"map_batches was called twice with label {label!r}: their kept results would mix")
@@ -84,11 +91,34 @@ class Run:
         with self._progress() as progress:
             task = progress.add_task(label, total=sum(map(len, batches))) if progress else None
             for number in range(self.index, len(batches), self.world_size):
-                mine[number] = _kept(folder, batches[number], work)
+                mine[number] = _kept(folder, batches[number], lambda batch: self._fitting(batch, work))
                 if progress:  # the other processes are about as far
                     progress.advance(task, sum(map(len, batches[number : number + self.world_size])))
         done = self._gather(mine)
         return [result for number in range(len(batches)) for result in done[number]]
+
+    def _fitting(self, batch: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        """A batch's results, in parts that fit into memory: no item's result depends on what else is in its batch."""
+        results: list[Any] = []
+        while len(results) < len(batch):
+            part = batch[len(results) : len(results) + (self._fits or len(batch))]
+            try:
+                made = work(part)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise StageError(f"{part[0].id} does not fit into memory alone: {str(error).splitlines()[0]}") from error
+                self._fits = len(part) // 2
+            else:
+                if len(made) != len(part):
+                    raise ValueError(f"{len(made)} results for a batch of {len(part)} items ({part[0].id}, ...)")
+                results += made
+                continue
+            # Only now: inside `except` the error's traceback still holds the tensors.
+            _empty_cache()
+            print(f"out of memory with {len(part)} at once, going on with {self._fits}", file=sys.stderr)
+        return results
 
     def _gather(self, mine: dict[int, list[Any]]) -> dict[int, list[Any]]:
         if self.world_size == 1:
@@ -131,6 +161,19 @@ def stage(name: str, params: Any, inputs: Sequence[Path | str] = ()) -> Iterator
         run.wait()
         if run.is_main:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def _empty_cache() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def release_memory() -> None:
@@ -198,7 +241,7 @@ def _processes() -> tuple[int, int]:
         return 0, 1
     from accelerate import PartialState
 
-    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
+    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true", timeout=WAIT)
     if state.num_processes != world_size:
         raise StageError(f"{world_size} processes started, {state.num_processes} are connected")
     return state.process_index, state.num_processes
@@ -260,8 +303,6 @@ def _kept(folder: Path, batch: Sequence[Any], work: Callable[[Sequence[Any]], li
     if path.is_file():
         return json.loads(path.read_text())
     results = work(batch)
-    if len(results) != len(batch):
-        raise ValueError(f"{len(results)} results for a batch of {len(batch)} items ({ids[0]}, ...)")
     text = json.dumps(results)
     with atomic_write(path) as file:
         file.write(text)

@@ -6,6 +6,7 @@ Writes: data/descriptions.jsonl
 """
 
 import dataclasses
+import heapq
 import random
 
 from lookagain import runtime, tracking
@@ -15,7 +16,7 @@ from lookagain.pairs import batches
 from lookagain.params import flatten, load_params
 from lookagain.policy import load_policy
 from lookagain.prompts import STIC_CAPTION
-from lookagain.records import Conversation, Description, Provenance, read_records, write_records
+from lookagain.records import Conversation, Description, Provenance, iter_records, write_records
 from lookagain.seeds import derive
 
 
@@ -23,20 +24,20 @@ def main() -> None:
     """Describe the images of `stic.describe.items` conversations, drawn by seed."""
     params = load_params()
     settings = params.stic.describe
-    used = {"seed": params.seed, "describe": settings, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "describe": settings, "loading": params.policy.loading}
     with (
         runtime.stage("describe_images", used, ["data/instruct", "models/stic-stage1"]) as run,
         tracking.child("describe_images", flatten(settings, "stic.describe."), enabled=run.is_main) as track,
     ):
         images = ImageStore("data/instruct/images", params.data.max_image_pixels)
-        conversations = read_records("data/instruct/conversations.jsonl", Conversation)
-        drawn = sorted(conversations, key=lambda one: derive(params.seed, "describe", one.id))[: settings.items]
+        conversations = iter_records("data/instruct/conversations.jsonl", Conversation)
+        drawn = heapq.nsmallest(settings.items, conversations, key=lambda one: derive(params.seed, "describe", one.id))
         requests = [
             Request(one.id, one.image_id, random.Random(derive(params.seed, "prompt", one.id)).choice(STIC_CAPTION))
             for one in drawn
         ]
         decoding = Decoding(settings.temperature, settings.top_p, settings.max_new_tokens)
-        policy = load_policy("models/stic-stage1", params.policy.dtype, run.device)
+        policy = load_policy("models/stic-stage1", params.policy.loading, run.device)
         dealt = batches(requests, params.runtime.batch_size)
         responses = run.map_batches(
             dealt,
@@ -52,4 +53,4 @@ def main() -> None:
         if run.is_main:
             write_records("data/descriptions.jsonl", sorted(made, key=lambda one: one.id))
             track.metrics({"descriptions": len(made)}, step=0)
-            print(f"{len(made)} descriptions of {len(conversations)} conversations' images")
+            print(f"{len(made)} conversations' images described")

@@ -10,6 +10,7 @@ Writes: data/answers/MODEL.jsonl, reports/metrics/MODEL.json; keeps answers in .
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -47,7 +48,7 @@ def main(model: str, policy: str, *options: str) -> None:
         params.evaluate.pope.suffix,
         params.evaluate.benchmarks,
         params.evaluate.prompts,
-        params.policy.dtype,
+        dataclasses.asdict(params.policy.loading),
         params.data.max_image_pixels,
         params.seed,
         (params.stic.infusion, params.stic.blind_dar, row),
@@ -71,7 +72,7 @@ def main(model: str, policy: str, *options: str) -> None:
 
         @functools.cache
         def loaded():
-            return load_policy(f"models/{policy}", params.policy.dtype, run.device)
+            return load_policy(f"models/{policy}", params.policy.loading, run.device)
 
         engine = Engine(
             respond=lambda batch, decoding: respond(loaded(), batch, image_of, decoding, params.seed),
@@ -81,7 +82,7 @@ def main(model: str, policy: str, *options: str) -> None:
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
             batch_size=params.runtime.batch_size,
-            version=code_version(params.policy.dtype),
+            version=code_version(str(params.policy.loading)),
             write=run.is_main,
         )
         questions = annotations.questions

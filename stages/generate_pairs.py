@@ -24,7 +24,7 @@ def main(method: str) -> None:
     params = load_params()
     source = find("sources", method, "make_pairs")
     settings = pair_settings(params, method, source.Settings)
-    used = {"seed": params.seed, "pairs": settings, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "pairs": settings, "loading": params.policy.loading}
     name = f"generate_pairs@{method}"
     with (
         runtime.stage(name, used, ["data/sample", "data/instruct", "models/base"]) as run,
@@ -33,7 +33,7 @@ def main(method: str) -> None:
 
         @functools.cache
         def policy():
-            return load_policy("models/base", params.policy.dtype, run.device)
+            return load_policy("models/base", params.policy.loading, run.device)
 
         rounds: list[str] = []
 

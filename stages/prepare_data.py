@@ -5,23 +5,24 @@ Reads:  world: nothing. coco: the files that data.coco names
 Writes: data/policy/, data/instruct/, data/pool/, data/pool_truth/, data/benchmarks/{validation,test}/
 
 With data.source = coco, images stay where they are: shards hold their paths and hashes, and ids are paths in their folder without
-the suffix. Only a file's header is read here; the stages that use an image decode it.
+the suffix (lookagain/pools.py).
 """
 
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from PIL import Image as PILImage
+from typing import Any
 
 from lookagain import runtime, tracking
 from lookagain.errors import UserError
 from lookagain.evaluation import suite
 from lookagain.evaluation.imports import import_benchmark, locate
-from lookagain.images import ImageError, ImageStore, list_images, write_shards
+from lookagain.images import ImageError, ImageStore
 from lookagain.params import Data, Params, flatten, load_params
+from lookagain.pools import Item, index, index_pool
 from lookagain.records import Conversation, Turn, atomic_write, write_records
 from lookagain.seeds import derive
 from lookagain.world import benchmarks, official, splits
@@ -29,7 +30,7 @@ from lookagain.world.scenes import Scene
 
 POPE_FILES = [f"coco_pope_{split}.json" for split in ("random", "popular", "adversarial")]
 ORIGINS = {
-    "pool_images": "COCO's train2014.zip, https://cocodataset.org/#download, or any folder of images",
+    "pool_images": "COCO's train2014.zip, https://cocodataset.org/#download, or any folder of images, tars or parquet files",
     "instruct_json": "LLaVA's llava_v1_5_mix665k.json, https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
     "instruct_images": "the image folders that LLaVA's README lists for its 665k file",
     "test_images": "COCO's val2014.zip, https://cocodataset.org/#download",
@@ -54,7 +55,7 @@ def main() -> None:
         tracking.child("prepare_data", flatten(params.data, "data."), enabled=run.is_main) as track,
     ):
         if run.is_main:
-            counts = (prepare_world if params.data.source == "world" else prepare_coco)(params)
+            counts = prepare_world(params) if params.data.source == "world" else prepare_coco(params, run)
             track.metrics(counts)
             print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
@@ -91,13 +92,15 @@ def write_pool_truth(scenes: Sequence[Scene]) -> None:
         json.dump(benchmarks.captions(scenes), file)
 
 
-def prepare_coco(params: Params) -> dict[str, int]:
+def prepare_coco(params: Params, run: runtime.Run) -> dict[str, int]:
     """Index the pool, the instruction data and the benchmark, or nothing if a file is missing; returns how many images each has."""
     data = params.data
     needed = {key: [Path(getattr(data.coco, key))] for key in ORIGINS}
     needed["pope_dir"] = [Path(data.coco.pope_dir) / name for name in POPE_FILES]
     for name in dict.fromkeys(suite.module(name).NAME for name in params.evaluate.benchmarks):
         locate(name, data.coco.benchmarks[name])
+    if data.coco.pool_images.startswith("hub:"):
+        del needed["pool_images"]
     lost = [f"{path} (data.coco.{key}): {ORIGINS[key]}" for key, paths in needed.items() for path in paths if not path.exists()]
     if lost:
         raise UserError(f"{len(lost)} missing:\n  " + "\n  ".join(lost))
@@ -108,10 +111,9 @@ def prepare_coco(params: Params) -> dict[str, int]:
         Path(folder, "none.txt").write_text(
             "data.source is coco: no base to train, no labels of the pool, no validation split\n"
         )
-    pool = Path(data.coco.pool_images)
-    counts = {"pool": index(Path("data/pool/images"), pool, list_images(pool), data)}
-    counts["instruct"] = prepare_instructions(data)
-    counts["test"] = prepare_benchmark(data, params.seed)
+    limits = data.max_image_pixels, data.max_bad_images, run.map_batches
+    pool = index_pool(data.coco.pool_images, Path("data/pool/images"), *limits, run.resume_folder / "stored")
+    counts = {"pool": pool, "instruct": prepare_instructions(data, run), "test": prepare_benchmark(data, params.seed, run)}
     for name in dict.fromkeys(suite.module(name).NAME for name in params.evaluate.benchmarks):
         counts[name] = prepare_official(name, data, params.evaluate.prompts)
     return counts
@@ -131,38 +133,54 @@ def prepare_official(name: str, data: Data, preset: str) -> int:
     return found.questions
 
 
-def index(folder: Path, root: Path, paths: Iterable[Path], data: Data, by_stem: bool = False) -> int:
-    """Write shards of paths. Raises ImageError if more than data.max_bad_images files are no images or are too large."""
-    rows, bad = [], []
-    for path in paths:
-        try:
-            with PILImage.open(path) as image:
-                if image.width * image.height > data.max_image_pixels:
-                    raise ImageError(f"{image.width}x{image.height} px exceeds data.max_image_pixels = {data.max_image_pixels}")
-        except (OSError, SyntaxError, ImageError, PILImage.DecompressionBombError) as error:
-            bad.append(f"{path}: {error}")
-        else:
-            rows.append((path.stem if by_stem else str(path.relative_to(root).with_suffix("")), None, str(path)))
-    if len(bad) > data.max_bad_images:
-        raise ImageError(f"{len(bad)} unusable images, data.max_bad_images = {data.max_bad_images}: {'; '.join(bad[:3])}")
-    if not rows:
-        raise ImageError(f"{root}: no usable image")
-    return write_shards(folder, rows)
+def prepare_instructions(data: Data, run: runtime.Run) -> int:
+    """LLaVA's JSON as conversations, without its items about no image, and its images; returns how many images."""
+    path, root, target = Path(data.coco.instruct_json), Path(data.coco.instruct_images), Path("data/instruct/images")
+    names = sorted({image for _, image, _ in conversations(path)})
+    items = [Item(str(Path(image).with_suffix("")), str(root / image)) for image in names]
+    count = index(items, target, data.max_image_pixels, data.max_bad_images, run.map_batches, "instruct")
+    usable = ImageStore(target)
+    records = (Conversation(name, str(Path(image).with_suffix("")), turns) for name, image, turns in conversations(path))
+    write_records("data/instruct/conversations.jsonl", (record for record in records if record.image_id in usable))
+    return count
 
 
-def prepare_instructions(data: Data) -> int:
-    """LLaVA's JSON as conversations, without its items about no image, and its images."""
-    path, root = Path(data.coco.instruct_json), Path(data.coco.instruct_images)
+def conversations(path: Path) -> Iterator[tuple[str, str, list[Turn]]]:
+    """(id, image, turns) of LLaVA's items about an image; an id that comes again gets its number. Raises UserError for another
+    format."""
+    times: Counter[str] = Counter()
     try:
-        items = [item for item in json.loads(path.read_text()) if "image" in item]
-        read = [(str(item["id"]), item["image"], turns_of(item["conversations"])) for item in items]
+        for item in json_items(path):
+            if "image" in item:
+                name = str(item["id"])
+                times[name] += 1
+                unique = name if times[name] == 1 else f"{name}#{times[name]}"
+                yield unique, item["image"], turns_of(item["conversations"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not in LLaVA's format (id, image, conversations of from and value): {error!r}") from error
-    count = index(Path("data/instruct/images"), root, [root / image for image in sorted({image for _, image, _ in read})], data)
-    usable = set(ImageStore("data/instruct/images").ids)
-    records = [Conversation(name, str(Path(image).with_suffix("")), turns) for name, image, turns in read]
-    write_records("data/instruct/conversations.jsonl", [record for record in records if record.image_id in usable])
-    return count
+
+
+def json_items(path: Path, chunk: int = 2**20) -> Iterator[Any]:
+    """The items of a JSON list, one at a time: LLaVA's 665k file would take 4 GB of memory as a whole. Raises ValueError."""
+    decoder, text, place = json.JSONDecoder(), "", 0
+    with path.open(encoding="utf-8") as file:
+        text = file.read(chunk).lstrip()
+        if not text.startswith("["):
+            raise ValueError(f"not a list: {text[:40]!r}")
+        place = 1
+        while True:
+            place += len(text[place : place + 64]) - len(text[place : place + 64].lstrip(" \t\r\n,"))
+            if text.startswith("]", place):
+                return
+            try:
+                item, end = decoder.raw_decode(text, place)
+            except ValueError:
+                if not (read := file.read(chunk)):
+                    raise
+                text, place = text[place:] + read, 0
+            else:
+                yield item
+                place = end
 
 
 def turns_of(conversation: list[dict]) -> list[Turn]:
@@ -171,7 +189,7 @@ def turns_of(conversation: list[dict]) -> list[Turn]:
     return [Turn(prompt, response) for prompt, response in zip(texts[::2], texts[1::2], strict=True)]
 
 
-def prepare_benchmark(data: Data, seed: int) -> int:
+def prepare_benchmark(data: Data, seed: int, run: runtime.Run) -> int:
     """POPE's files as they are, and COCO's annotations of the images that CHAIR is measured on, drawn by seed."""
     target, root = Path("data/benchmarks/test"), Path(data.coco.test_images)
     target.mkdir(parents=True, exist_ok=True)
@@ -189,4 +207,5 @@ def prepare_benchmark(data: Data, seed: int) -> int:
         with atomic_write(target / name) as file:
             json.dump(raw | {"images": drawn, "annotations": annotations}, file)
     names = sorted(named | {image["file_name"] for image in drawn})
-    return index(target / "images", root, [root / name for name in names], data, by_stem=True)
+    items = [Item(Path(name).stem, str(root / name)) for name in names]
+    return index(items, target / "images", data.max_image_pixels, data.max_bad_images, run.map_batches, "test")

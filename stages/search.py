@@ -33,7 +33,7 @@ def main(iteration: str, parent: str) -> None:
         "lambda": params.lambda_,
         "search": settings,
         "images": params.csr.images,
-        "dtype": params.policy.dtype,
+        "loading": params.policy.loading,
     }
     with (
         runtime.stage(f"search@{iteration}", used, ["data/sample", "models/reward", f"models/{parent}"]) as run,
@@ -47,7 +47,7 @@ def main(iteration: str, parent: str) -> None:
             Request(f"csr/{one}", one, random.Random(derive(params.seed, "csr prompt", one)).choice(CSR_DESCRIBE))
             for one in ids
         ]
-        policy = load_policy(f"models/{parent}", params.policy.dtype, run.device)
+        policy = load_policy(f"models/{parent}", params.policy.loading, run.device)
         scorer = ImageTextScorer("models/reward", run.device)
 
         def work(batch: list[Request]) -> list[dict | None]:

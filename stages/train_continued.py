@@ -31,7 +31,7 @@ def main(model: str) -> None:
     if model not in params.continued_sft.models:
         raise UserError(f"continued_sft.models has no {model!r}: it names {', '.join(params.continued_sft.models) or 'none'}")
     settings, share = params.continued_sft.sft, params.continued_sft.models[model]
-    used = {"seed": params.seed, "sft": settings, "share": share, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "sft": settings, "share": share, "loading": params.policy.loading}
     source = Path("data/instruct/conversations.jsonl")
     with (
         runtime.stage(f"train_continued@{model}", used, ["data/instruct", "models/base"]) as run,
@@ -41,15 +41,13 @@ def main(model: str) -> None:
         conversations = read_records(source, Conversation)
         ranked = sorted(conversations, key=lambda one: derive(params.seed, "continued", one.id))
         drawn = ranked[: max(1, round(share * len(conversations)))]
-        policy = load_policy("models/base", params.policy.dtype, run.device)
+        policy = load_policy("models/base", params.policy.loading, run.device)
         torch.manual_seed(derive(params.seed, "adapter", model))
         add_adapter(policy, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
         examples = [
             Example(one.image_id, *policy.conversation([(turn.prompt, turn.response) for turn in one.turns])) for one in drawn
         ]
-        optimisation = Optimisation.of(
-            settings, params.runtime.micro_batch_size, derive(params.seed, "order", model), run, params.policy.dtype
-        )
+        optimisation = Optimisation.of(settings, params.runtime, derive(params.seed, "order", model), run, params.policy.dtype)
         log = train_sft(policy, examples, images.load, optimisation, track.metrics)
         if run.is_main:
             data = {str(source): hashlib.sha256(source.read_bytes()).hexdigest()}

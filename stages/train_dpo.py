@@ -31,7 +31,7 @@ def main(method: str, model: str, parent: str = "base") -> None:
     """Train one model on one method's pairs."""
     params = load_params()
     settings = params.csr.dpo if method.startswith("csr-") else section(params, method).dpo
-    used = {"seed": params.seed, "dpo": settings, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "dpo": settings, "loading": params.policy.loading}
     source = Path(f"data/pairs/{method}")
     name = f"train_dpo@{model}"
     with (
@@ -40,10 +40,8 @@ def main(method: str, model: str, parent: str = "base") -> None:
     ):
         pairs = read_pairs(source)
         images = ImageStore(source / "images", params.data.max_image_pixels)
-        policy = load_policy(f"models/{parent}", params.policy.dtype, run.device)
-        optimisation = Optimisation.of(
-            settings, params.runtime.micro_batch_size, derive(params.seed, "order", model), run, params.policy.dtype
-        )
+        policy = load_policy(f"models/{parent}", params.policy.loading, run.device)
+        optimisation = Optimisation.of(settings, params.runtime, derive(params.seed, "order", model), run, params.policy.dtype)
 
         def load_image(image_id: str) -> Shown:
             return images.load(image_id) if settings.image_token else None

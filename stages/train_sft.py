@@ -15,7 +15,7 @@ from lookagain.images import ImageStore
 from lookagain.params import flatten, load_params
 from lookagain.policy import check_trainable, load_policy, save_adapter
 from lookagain.prompts import infuse
-from lookagain.records import Conversation, Description, read_records
+from lookagain.records import Conversation, Description, iter_records, read_records
 from lookagain.seeds import derive
 from lookagain.training.collate import Example
 from lookagain.training.sft import train_sft
@@ -26,7 +26,7 @@ def main() -> None:
     """Train STIC's second stage."""
     params = load_params()
     settings = params.stic.sft
-    used = {"seed": params.seed, "sft": settings, "infusion": params.stic.infusion, "dtype": params.policy.dtype}
+    used = {"seed": params.seed, "sft": settings, "infusion": params.stic.infusion, "loading": params.policy.loading}
     source = Path("data/descriptions.jsonl")
     with (
         runtime.stage("train_sft", used, [source, "data/instruct", "models/stic-stage1"]) as run,
@@ -34,17 +34,15 @@ def main() -> None:
     ):
         images = ImageStore("data/instruct/images", params.data.max_image_pixels)
         described = {one.id: one.response for one in read_records(source, Description)}
-        conversations = [one for one in read_records("data/instruct/conversations.jsonl", Conversation) if one.id in described]
-        policy = load_policy("models/stic-stage1", params.policy.dtype, run.device, merge_last=False)
+        conversations = [one for one in iter_records("data/instruct/conversations.jsonl", Conversation) if one.id in described]
+        policy = load_policy("models/stic-stage1", params.policy.loading, run.device, merge_last=False)
         check_trainable(policy.model)
         examples = []
         for one in conversations:
             turns = [(turn.prompt, turn.response) for turn in one.turns]
             turns[0] = (infuse(described[one.id], turns[0][0], params.stic.infusion), turns[0][1])
             examples.append(Example(one.image_id, *policy.conversation(turns)))
-        optimisation = Optimisation.of(
-            settings, params.runtime.micro_batch_size, derive(params.seed, "order", "stic"), run, params.policy.dtype
-        )
+        optimisation = Optimisation.of(settings, params.runtime, derive(params.seed, "order", "stic"), run, params.policy.dtype)
         log = train_sft(policy, examples, images.load, optimisation, track.metrics)
         if run.is_main:
             data = {str(source): hashlib.sha256(source.read_bytes()).hexdigest()}

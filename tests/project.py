@@ -26,9 +26,8 @@ def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(policy_folder, folder / "models/base")
     write_reward(folder / "models/reward")
-    write_params(
-        folder, sample__images=images, csr__images=4, stic__describe__items=6, **{"evaluate__benchmarks": ["mme"], **changes}
-    )
+    few = {"sample__images": images, "csr__images": 4, "stic__describe__items": 6, "evaluate__benchmarks": ["mme"]}
+    write_params(folder, **{**few, **changes})
     rng = np.random.default_rng(0)
     for name in ("sample", "instruct"):
         rows = [(f"{name}_{number}", _png(rng), None) for number in range(images)]

@@ -70,17 +70,17 @@ def test_noise_acts_on_the_normalised_pixels_of_its_image_alone(policy, images):
     record = augmentation("diffusion", 800, 0.5, 3)
     noised = apply(images[0], record)
     assert noised == Noised(images[0], 800, 3)
-    _, (clean, other) = policy.prefixes([images[0], images[1]])
-    _, (first, again, untouched) = policy.prefixes([noised, apply(images[0], record), images[1]])
+    _, (clean, other), _ = policy.prefixes([images[0], images[1]])
+    _, (first, again, untouched), _ = policy.prefixes([noised, apply(images[0], record), images[1]])
     assert not torch.allclose(first, clean, atol=1e-3)
     torch.testing.assert_close(again, first)
     torch.testing.assert_close(untouched, other)
     with pytest.raises(PolicyError, match="diffusion noise cannot be added"):
-        _noised(torch.zeros(7, 4), [noised])
+        _noised({"pixel_values": torch.zeros(7, 4)}, [noised])
 
 
 def test_no_image_has_no_image_tokens(policy, images):
-    (blind, seen), (nothing, features) = policy.prefixes([None, images[0]])
+    (blind, seen), (nothing, features), _ = policy.prefixes([None, images[0]])
     token = policy.model.config.image_token_id
     assert nothing is None
     assert len(features) == seen.count(token) > 0 == blind.count(token)

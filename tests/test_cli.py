@@ -112,3 +112,21 @@ def test_nothing_heavy_loads_at_start():
     code = "import sys, lookagain.cli; print([m for m in ('torch', 'transformers', 'mlflow', 'datasets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_plan_prints_every_stage_and_names_the_gpus_it_knows(project, monkeypatch, capsys):
+    code, printed, _ = run(monkeypatch, capsys, "plan", "--gpu", "a100", "--gpus", "4", str(ROOT / "presets/llava-1.5-7b.yaml"))
+    assert code == 0
+    assert "4 x a100" in printed
+    assert "search@3" in printed
+    code, _, error = run(monkeypatch, capsys, "plan", "--gpu", "abacus")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "known are h200" in error
+
+
+def test_export_needs_a_model_and_a_free_place(project, monkeypatch, capsys):
+    for out, message in (("elsewhere", "no policy in models/none"), ("presets", "presets exists already")):
+        code, _, error = run(monkeypatch, capsys, "export", "models/none", out)
+        assert (code, error.count("\n")) == (1, 1)
+        assert message in error
+    assert not (project / "elsewhere").exists()

@@ -34,7 +34,7 @@ def test_response_logps_are_those_of_each_row_alone(policy, images, pairs):  # n
     with torch.no_grad():
         together = response_logps(policy.model, collate(policy, examples, lambda one: images[int(one)], 256))
         for example, value in zip(examples, together, strict=True):
-            prefixes, features = policy.prefixes([images[int(example.image_id)]])
+            prefixes, features, _ = policy.prefixes([images[int(example.image_id)]])
             ids = torch.tensor([prefixes[0] + example.ids])
             logps = policy.forward(ids, features).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
             scored = torch.tensor([False] * (len(prefixes[0]) - 1) + example.is_response)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lookagain.generation import Decoding, Request, choose, respond
+from lookagain.runtime import Run
 
 PROMPTS = ["Describe the following image.", "What's happening in the scene?"]
 GREEDY, SAMPLED = Decoding(0.0, 1.0, 16), Decoding(1.0, 0.9, 16)
@@ -52,3 +53,12 @@ def test_each_image_is_encoded_once(policy, images, requests, monkeypatch):
     monkeypatch.setattr(policy.model, "get_image_features", counted)
     answer(policy, requests, images, GREEDY)
     assert seen == [6]
+
+
+def test_running_out_of_memory_changes_no_answer(policy, images, requests, tmp_path):
+    def work(batch):
+        if len(batch) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return answer(policy, batch, images, SAMPLED)
+
+    assert Run("x", 0, 1, tmp_path).map_batches([requests], work, "x") == answer(policy, requests, images, SAMPLED)

@@ -9,7 +9,7 @@ PROMPTS = ["Describe the following image.", "What's happening in the scene?"]
 
 
 def logits(policy, images, prompt):
-    prefixes, features = policy.prefixes(images)
+    prefixes, features, _ = policy.prefixes(images)
     ids = torch.tensor([prefix + policy.suffix(prompt) for prefix in prefixes])
     with torch.no_grad():
         return policy.forward(ids, features).logits
@@ -27,7 +27,7 @@ def trained(policy, scale=0.1):
 
 
 def test_prompt_pieces_are_the_processors_own_prompt(policy, images):
-    prefixes, features = policy.prefixes(images[:1])
+    prefixes, features, _ = policy.prefixes(images[:1])
     whole = policy.processor(images=images[0], text=policy._chat([(PROMPTS[0], None)]), add_special_tokens=False)
     assert prefixes[0] + policy.suffix(PROMPTS[0]) == list(whole["input_ids"][0])
     assert features[0].shape == (4, 32)

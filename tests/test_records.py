@@ -3,10 +3,12 @@ import json
 import pytest
 
 from lookagain.records import (
+    Conversation,
     Metric,
     Pair,
     Provenance,
     RecordError,
+    Turn,
     atomic_write,
     read_metrics,
     read_records,
@@ -71,3 +73,9 @@ def test_metrics_are_numbers_or_null_with_a_reason(tmp_path):
     for bad in (Metric(None), Metric(1.0, reason="both")):
         with pytest.raises(RecordError, match="either a value or a reason"):
             write_metrics(tmp_path / "m.json", {"x": bad})
+
+
+def test_a_text_may_hold_any_line_break(tmp_path):
+    records = [Conversation("c", "i", [Turn("a\u2028b\x85c\r\n", "d\x1ce")]), Conversation("d", "i", [])]
+    write_records(tmp_path / "x.jsonl", records)
+    assert read_records(tmp_path / "x.jsonl", Conversation) == records

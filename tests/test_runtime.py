@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from lookagain import runtime
 from lookagain.params import load_params
+from lookagain.records import atomic_write
 
 @dataclass
 class Item:
@@ -36,6 +38,11 @@ def main(batches="4", fail=""):
             with open(f"worked-{run.index}", "a") as file:
                 file.write(batch[0].id + "\\n")
             time.sleep(float(os.environ.get("SLOW", "0")))
+            if os.environ.get("DIES") == f"{run.index}":
+                os.kill(os.getpid(), 9)
+            if os.environ.get("WRITES"):
+                with atomic_write("big.txt") as file:
+                    file.write("x" * int(os.environ["WRITES"]))
             return [(item.id, 0.1) for item in batch]
         dealt = [[Item(f"{number}.{place}") for place in range(3)] for number in range(int(batches))]
         results = run.map_batches(dealt, work, "items")
@@ -174,6 +181,128 @@ def test_an_error_in_several_processes_is_one_line(project):
         file.write('\n\ndef main():\n    with runtime.stage("toy", {}, []):\n        raise UserError("no such thing")\n')
     done = launch(project, "toy", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
     assert (done.returncode, done.stderr) == (1, "error: no such thing\n")
+
+
+def test_sigterm_ends_a_stage_well_and_keeps_its_batches(project):
+    command = [sys.executable, "-m", "lookagain.launch", "toy"]
+    running = subprocess.Popen(command, cwd=project, env=environment(SLOW="0.5"), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list((project / ".resume").rglob("*.json"))) >= 2)
+    running.terminate()
+    _, said = running.communicate(timeout=10)
+    assert running.returncode == 0
+    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert not (project / "results-0.json").exists()
+    (project / "worked-0").unlink()
+    assert launch(project, "toy").returncode == 0
+    assert len((project / "worked-0").read_text().split()) <= 2
+
+
+def test_sigterm_ends_several_processes(project):
+    command = [sys.executable, "-m", "lookagain.launch", "toy"]
+    settings = environment(SLOW="0.5", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    running = subprocess.Popen(command, cwd=project, env=settings, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (project / "worked-1").exists())
+    running.terminate()
+    _, said = running.communicate(timeout=20)
+    assert running.returncode == 0
+    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+
+
+def test_a_killed_process_ends_the_others_quickly(project):
+    started = time.monotonic()
+    done = launch(project, "toy", DIES="1", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    assert done.returncode == 1
+    assert "process 1 (-9) of 2 failed, the others were ended" in done.stderr
+    assert time.monotonic() - started < 30
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_half_written(project):
+    import resource
+
+    done = subprocess.run(
+        [sys.executable, "-m", "lookagain.launch", "toy"], cwd=project, env=environment(WRITES="3000000"),
+        capture_output=True, text=True, timeout=60, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: File too large")
+    assert "Traceback" not in done.stderr
+    assert not list(project.glob("*big.txt*"))
+
+
+SRUN = """#!/bin/bash
+# As srun runs a command on two machines: ends all when one fails.
+while [[ $1 == --* ]]; do shift; done
+set -m
+for rank in 0 1; do SLURM_NODEID=$rank "$@" & done
+wait -n; code=$?
+[[ $code == 0 ]] || kill -9 -- $(jobs -p | sed 's/^/-/') 2>/dev/null
+wait -n || code=1
+exit $code
+"""
+
+
+@pytest.fixture
+def cluster(project):
+    """Two machines of one gloo process each, which are this one, and an srun that runs what it is told on both."""
+    (project / "bin").mkdir()
+    (project / "bin/srun").write_text(SRUN)
+    (project / "bin/srun").chmod(0o755)
+    text = (ROOT / "configs/accelerate/multi-node.yaml").read_text().replace("use_cpu: false", "use_cpu: true")
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        text = text.replace("29500", str(probe.getsockname()[1])).replace("num_processes: 16", "num_processes: 2")
+    (project / "cluster.yaml").write_text(text)
+    return {
+        "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "1",
+        "ACCELERATE_CONFIG": "cluster.yaml",
+    }
+
+
+def test_machines_of_a_slurm_job_give_what_one_gives(project, cluster):
+    done = launch(project, "toy", "5", **cluster)
+    assert done.returncode == 0, done.stderr
+    assert results(project, 0)[0] == results(project, 1)[0] == 2
+    two = results(project, 0)[1]
+    assert launch(project, "toy", "5").returncode == 0
+    assert results(project)[1] == two
+
+
+def test_a_stage_of_one_process_stays_on_the_first_machine(project, cluster):
+    (project / "stages/toy.py").rename(project / "stages/report.py")
+    (project / "bin/srun").write_text("#!/bin/bash\nexit 1\n")
+    gpus = (project / "cluster.yaml").read_text().replace("use_cpu: true", "use_cpu: false")
+    (project / "cluster.yaml").write_text(gpus)
+    assert launch(project, "report", **cluster).returncode == 0
+    assert results(project)[0] == 1
+
+
+def test_a_process_that_dies_on_another_machine_ends_the_stage(project, cluster):
+    done = launch(project, "toy", DIES="1", **cluster)
+    assert done.returncode == 1
+    assert "exitcode  : -9" in done.stderr
+    assert "rank      : 1" in done.stderr
+
+
+def test_a_batch_that_does_not_fit_is_halved(tmp_path, capsys):
+    import torch
+
+    run = runtime.Run("toy", 0, 1, tmp_path)
+    items = [type("Item", (), {"id": str(number)})() for number in range(10)]
+    tried = []
+
+    def work(batch):
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [f"answer {item.id}" for item in batch]
+
+    assert run.map_batches([items[:8], items[8:]], work, "x") == [f"answer {number}" for number in range(10)]
+    assert tried == [8, 4, 2, 2, 2, 2, 2]
+    assert "out of memory with 4 at once, going on with 2" in capsys.readouterr().err
+    with pytest.raises(StageError, match="7 does not fit into memory alone"):
+        run.map_batches([items[7:]], lambda batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")), "y")
 
 
 def test_fewer_processes_than_asked_for_are_refused(tmp_path):

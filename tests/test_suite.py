@@ -156,7 +156,7 @@ def test_option_losses_are_those_of_a_forward_of_prompt_and_option(policy, image
     found = option_losses(policy, requests, [options] * 3, lambda one: images[int(one.image_id)])
     for image, losses in zip(images, found, strict=False):
         for option, loss in zip(options, losses, strict=True):
-            prefixes, features = policy.prefixes([image])
+            prefixes, features, _ = policy.prefixes([image])
             response = policy.response("Describe the following image.", option)
             ids = torch.tensor([prefixes[0] + policy.suffix("Describe the following image.") + response])
             with torch.no_grad():

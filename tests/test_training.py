@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -23,17 +25,18 @@ def pairs():
     ]
 
 
-def optimisation(folder, micro_batch_size=4, learning_rate=5e-3, epochs=2):
-    return Optimisation(learning_rate, epochs, 4, 0.03, 0.0, 256, micro_batch_size, 3, folder / "checkpoints")
+def optimisation(folder, micro_batch_size=4, learning_rate=5e-3, epochs=2, checkpointing=False):
+    folder = folder / "checkpoints"
+    return Optimisation(learning_rate, epochs, 4, 0.03, 0.0, 256, micro_batch_size, 3, folder, checkpointing=checkpointing)
 
 
-def train(policy_folder, pairs, images, folder, micro_batch_size, alpha=1 / 1024):
+def train(policy_folder, pairs, images, folder, micro_batch_size, alpha=1 / 1024, checkpointing=False):
     policy = load_policy(policy_folder)
     references = reference_logps(policy, pairs, lambda one: images[int(one)], 256)
     torch.manual_seed(0)
     add_adapter(policy, 4, 8, 0.0)
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    settings = optimisation(folder, micro_batch_size)
+    settings = optimisation(folder, micro_batch_size, checkpointing=checkpointing)
     log = train_dpo(policy, pairs, references, lambda one: images[int(one)], 0.1, alpha, settings, lambda *_: None)
     return policy, before, log
 
@@ -112,6 +115,14 @@ def test_micro_batches_do_not_change_the_adapter(policy_folder, pairs, images, t
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_checkpointing_does_not_change_the_adapter(policy_folder, pairs, images, tmp_path):
+    held, _, _ = train(policy_folder, pairs, images, tmp_path / "a", 4)
+    again, _, _ = train(policy_folder, pairs, images, tmp_path / "b", 4, checkpointing=True)
+    assert again.model.get_base_model().is_activation_checkpointing
+    for (name, one), (_, other) in zip(held.model.state_dict().items(), again.model.state_dict().items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_a_killed_training_goes_on_to_the_same_adapter(policy_folder, pairs, images, tmp_path, monkeypatch):
     whole, _, log = train(policy_folder, pairs, images, tmp_path / "whole", 4)
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
@@ -129,6 +140,40 @@ def test_a_killed_training_goes_on_to_the_same_adapter(policy_folder, pairs, ima
     assert sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir())
     resumed, _, log_after = train(policy_folder, pairs, images, tmp_path / "killed", 4)
     assert [entry["loss"] for entry in log_after] == pytest.approx([entry["loss"] for entry in log], rel=1e-5)
+    for (name, one), (_, other) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_sigterm_saves_the_step_under_way_and_goes_on_from_it(policy_folder, pairs, images, tmp_path, monkeypatch):
+    whole, _, _ = train(policy_folder, pairs, images, tmp_path / "whole", 4)
+    reported = trainer.Report.on_log
+
+    def told(self, args, state, control, **rest):
+        if state.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return reported(self, args, state, control, **rest)
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.Report, "on_log", told)
+            with pytest.raises(Stopped):
+                train(policy_folder, pairs, images, tmp_path / "stopped", 4)
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (checkpoint,) = trainer.checkpoints(tmp_path / "stopped/checkpoints")
+    assert checkpoint.name in ("checkpoint-3", "checkpoint-4")
+    assert (checkpoint / trainer.WHOLE).is_file()
+    (tmp_path / "stopped/checkpoints/checkpoint-9").mkdir()  # torn by a kill
+    resumed, _, log = train(policy_folder, pairs, images, tmp_path / "stopped", 4)
+    assert len(log) == 6
     for (name, one), (_, other) in zip(whole.model.state_dict().items(), resumed.model.state_dict().items(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
 

@@ -97,7 +97,7 @@ def test_training_text_is_the_chat_templates(world, tmp_path):
     policy = Policy(pretrain.new_llava(tower, tokenizer).eval(), processor, Lineage(tmp_path, tmp_path, "", [], ""))
     turns = splits.training_conversation(scenes[0], 0.5, 0)
     (example,) = pretrain.encode(tokenizer, [turns], [0], 64)
-    (prefix,), _ = policy.prefixes([Image.fromarray(pixels[0])])
+    (prefix,), *_ = policy.prefixes([Image.fromarray(pixels[0])])
     ids, is_response = policy.conversation([(turn.prompt, turn.response) for turn in turns])
     assert example.ids == prefix + ids
     expected = [pretrain.IGNORED] * len(prefix) + [

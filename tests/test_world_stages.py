@@ -39,6 +39,7 @@ def coco(tmp_path, monkeypatch) -> Params:
         "llava_v1_5_mix665k.json": [
             {"id": "a", "image": "COCO_0.jpg", "conversations": turns},
             {"id": "t", "conversations": []},
+            {"id": "a", "image": "COCO_1.jpg", "conversations": turns},
         ],
         "annotations/instances_val2014.json": {
             "images": images,
@@ -60,11 +61,12 @@ def coco(tmp_path, monkeypatch) -> Params:
 
 
 def test_coco_is_indexed_where_it_lies(coco, stages):
-    stages["prepare_data"]["prepare_coco"](coco)
+    stages["prepare_data"]["prepare_coco"](coco, Run("prepare_data", 0, 1, Path(".resume")))
     assert ImageStore("data/pool/images").ids == ["COCO_0", "COCO_1", "COCO_2"]
     assert ImageStore("data/pool/images").row("COCO_0")["image"]["bytes"] is None
-    (record,) = read_records("data/instruct/conversations.jsonl", Conversation)
-    assert (record.image_id, record.turns[0].prompt) == ("COCO_0", "What?")
+    record, again = read_records("data/instruct/conversations.jsonl", Conversation)
+    assert (record.id, record.image_id, record.turns[0].prompt) == ("a", "COCO_0", "What?")
+    assert (again.id, again.image_id) == ("a#2", "COCO_1")
     images = BenchmarkImages("data/benchmarks/test", 10**6)
     annotations = read_annotations(Path("data/benchmarks/test"), "", "Describe.", images)
     assert ("pope", "COCO_2") in images  # named by POPE, whether CHAIR draws it or not
@@ -74,14 +76,14 @@ def test_coco_is_indexed_where_it_lies(coco, stages):
 def test_missing_file_is_named_before_any_work(coco, stages):
     Path("data/raw/pope/coco_pope_popular.json").unlink()
     with pytest.raises(UserError, match=r"coco_pope_popular\.json.*RUCAIBox"):
-        stages["prepare_data"]["prepare_coco"](coco)
+        stages["prepare_data"]["prepare_coco"](coco, Run("prepare_data", 0, 1, Path(".resume")))
     assert not Path("data/pool").exists()
 
 
 def test_unreadable_images_count_against_the_limit(coco, stages):
     Path("data/raw/train2014/bad.jpg").write_bytes(b"junk")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
-        stages["prepare_data"]["prepare_coco"](coco)
+        stages["prepare_data"]["prepare_coco"](coco, Run("prepare_data", 0, 1, Path(".resume")))
 
 
 def test_local_checkpoint_is_pinned_by_its_weights(tmp_path, stages):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from lookagain.evaluation import suite
 from lookagain.images import SUFFIXES, write_shards
 from lookagain.metrics import mmbench, mmbench_cn
 from lookagain.metrics.benchmark import PRESETS, BenchmarkError
+from lookagain.pools import HUB
 from lookagain.records import Question, atomic_write
 
-HUB = re.compile(r"hub:(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 # Questions (MMBench: rows, a row for each rotation, are not counted) in the published versions that the papers used.
 PUBLISHED = {
     "scienceqa": 2017,

@@ -35,6 +35,7 @@ class Rows:
 
     ids: Tensor  # (rows, length)
     mask: Tensor  # (rows, length), 1 on tokens
+    positions: Tensor  # (axes, rows, length), see policy.Prefixes
     labels: Tensor  # (rows, length), IGNORE off responses
     features: list[Tensor | None]  # per distinct image (image tokens, width)
     image_of_row: list[int]
@@ -43,20 +44,24 @@ class Rows:
 def collate(policy: Policy, examples: Sequence[Example], load_image: Callable[[str], Shown], max_length: int) -> Rows:
     """A batch of rows. Raises UserError if a row is longer than `max_length`: cutting it could cut its image."""
     distinct = list(dict.fromkeys(example.image_id for example in examples))
-    prefixes, features = policy.prefixes([load_image(image_id) for image_id in distinct])
+    prefixes = policy.prefixes([load_image(image_id) for image_id in distinct])
     image_of_row = [distinct.index(example.image_id) for example in examples]
-    rows = [prefixes[image] + example.ids for image, example in zip(image_of_row, examples, strict=True)]
+    rows = [prefixes.ids[image] + example.ids for image, example in zip(image_of_row, examples, strict=True)]
     length = max(map(len, rows))
     if length > max_length:
         raise UserError(f"a training example of {length} tokens exceeds max_length = {max_length}: raise it in params.yaml")
     ids = torch.full((len(rows), length), policy.pad)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
+    positions = torch.zeros(len(prefixes.positions[0]), len(rows), length, dtype=torch.long)
     for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        place = prefixes.positions[image_of_row[number]].cpu()  # (axes, prefix length)
+        positions[:, number, : place.shape[1]] = place
+        positions[:, number, place.shape[1] : len(row)] = place.max() + 1 + torch.arange(len(example.ids))
         tokens = torch.tensor(row)
         ids[number, : len(row)], mask[number, : len(row)] = tokens, 1
         learned = torch.tensor([False] * (len(row) - len(example.ids)) + example.is_response)
         labels[number, : len(row)] = tokens.where(learned, torch.tensor(IGNORE))
-    return Rows(ids, mask, labels, features, image_of_row)
+    return Rows(ids, mask, positions, labels, prefixes.features, image_of_row)
 
 
 def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor:
@@ -71,6 +76,7 @@ def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor
         model,
         rows.ids.to(device),
         [None if feature is None else feature.to(device) for feature in (rows.features[image] for image in rows.image_of_row)],
+        rows.positions.to(device),
         attention_mask=rows.mask.to(device),
         use_cache=False,
         logits_to_keep=torch.arange(first - 1, length - 1, device=device),

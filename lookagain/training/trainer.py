@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from lookagain.records import atomic_write
 from lookagain.training.collate import micro_batches
 
 SAVE_SECONDS = 60.0
+STOP_SECONDS = 25  # from SIGTERM to the end, saved or not: schedulers kill after 30
+WHOLE = "whole"  # a file in a checkpoint that all processes have written
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,16 @@ class Optimisation:
     processes: int = 1
     on_cpu: bool = True
     bf16: bool = False
+    checkpointing: bool = False  # compute activations again in the backward pass instead of holding them
 
     @classmethod
-    def of(cls, settings: Any, micro_batch_size: int, seed: int, run: Any, dtype: str) -> Optimisation:
-        """From a `dpo` or `sft` section of the params and a stage's run."""
+    def of(cls, settings: Any, runtime: Any, seed: int, run: Any, dtype: str) -> Optimisation:
+        """From a `dpo` or `sft` section of the params, their `runtime` section, and a stage's run."""
         shared = ("learning_rate", "epochs", "batch_size", "warmup_ratio", "weight_decay", "max_length")
         return cls(
             **{name: getattr(settings, name) for name in shared},
-            micro_batch_size=micro_batch_size,
+            micro_batch_size=runtime.micro_batch_size,
+            checkpointing=runtime.checkpointing,
             seed=seed,
             checkpoints=run.resume_folder / "checkpoints",
             processes=run.world_size,
@@ -69,7 +79,8 @@ def training_arguments(kind: type[Any], optimisation: Optimisation) -> Any:
         seed=optimisation.seed % 2**32,
         use_cpu=optimisation.on_cpu,
         bf16=optimisation.bf16,
-        gradient_checkpointing=False,
+        activation_checkpointing=optimisation.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs that ask for gradients
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
@@ -81,15 +92,34 @@ def training_arguments(kind: type[Any], optimisation: Optimisation) -> Any:
 
 
 class SaveByTheClock(TrainerCallback):
-    """Asks for a checkpoint every so many seconds: a short training writes none."""
+    """Asks for a checkpoint every so many seconds, and for one and the end when the process is told to stop.
 
-    def __init__(self) -> None:
+    Processes must save at one step: at each the main process's clock and everyone's SIGTERM are told to all.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
         self.last = time.monotonic()
+        self.stop = stop
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:  # noqa: D102
-        # Several processes must save at one step, and their clocks differ: those start over after a kill.
-        if time.monotonic() - self.last > SAVE_SECONDS and args.world_size == 1:
+        due = state.is_world_process_zero and time.monotonic() - self.last > SAVE_SECONDS
+        wishes = torch.tensor([due, self.stop.is_set()], dtype=torch.float32, device=args.device)
+        due, stop = (bool(wish) for wish in (reduce(wishes, "sum") if args.world_size > 1 else wishes))
+        if due or stop:
             control.should_save, self.last = True, time.monotonic()
+        if stop:
+            control.should_training_stop = True
+            self.stop.set()
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:  # noqa: D102
+        if args.world_size > 1:
+            PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / WHOLE).touch()
+            for earlier in checkpoints(Path(args.output_dir)):
+                if earlier != checkpoint:
+                    shutil.rmtree(earlier, ignore_errors=True)
 
 
 class Report(TrainerCallback):
@@ -124,14 +154,51 @@ class Report(TrainerCallback):
 
 
 def run(trainer: Any, optimisation: Optimisation, report: Callable[[dict[str, float], int], None]) -> list[dict[str, float]]:
-    """Train, from the last checkpoint if a killed run left one; returns the log, one entry a step."""
+    """Train, from the last whole checkpoint if a killed run left one; returns the log, one entry a step.
+
+    Told to stop (SIGTERM), it saves after the step under way, and lets the process end as the signal would have it.
+    """
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(Report(report))
-    trainer.add_callback(SaveByTheClock())
-    folder = optimisation.checkpoints
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    with stopping() as stop:
+        trainer.add_callback(Report(report))
+        trainer.add_callback(SaveByTheClock(stop))
+        whole = [path for path in checkpoints(optimisation.checkpoints) if (path / WHOLE).is_file()]
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """A training's checkpoints, whole or not, in the order of their steps."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets. After the block, or STOP_SECONDS later, the signal does what it did before."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def give_up(*_: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGALRM, give_up)
+        signal.alarm(STOP_SECONDS)
+
+    signal.signal(signal.SIGTERM, ask)
+    try:
+        yield asked
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, before)
+    if asked.is_set():
+        signal.raise_signal(signal.SIGTERM)
 
 
 def write_log(path: Path | str, log: list[dict[str, float]]) -> None:
