@@ -90,8 +90,9 @@ class HubPolicy:
 class WorldPolicy:
     tower_steps: int
     align_steps: int
-    packed_steps: int
+    max_yesno_steps: int
     yesno_loss: float
+    packed_steps: int
     mixed_steps: int
     noise_share: float
 

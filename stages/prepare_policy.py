@@ -109,7 +109,7 @@ def trained(
     settings, seed, device = params.policy.world, params.seed, run.device
     images, conversations, pixels = training_data(settings.noise_share, seed)
     scenes = [image for image in images if isinstance(image, Scene)]  # the first ones: charts follow
-    steps = (settings.align_steps, settings.packed_steps, settings.mixed_steps)
+    steps = (settings.align_steps, settings.max_yesno_steps, settings.packed_steps, settings.mixed_steps)
 
     def make_base() -> LlavaForConditionalGeneration:
         tokenizer, enough = processor.tokenizer, settings.yesno_loss

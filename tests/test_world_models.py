@@ -58,13 +58,13 @@ def test_base_learns_from_charts_too():
     conversations = [splits.training_conversation(scene, 0.5, 0) for scene in shown[:4]]
     conversations += [splits.training_chart_conversation(chart, 0) for chart in shown[4:]]
     features = tower_features(tower, pixels)
-    pretrain.pretrain(tower, build_tokenizer(), features, shown, conversations, (1, 1, 1), 99.0, 0, silent)
+    pretrain.pretrain(tower, build_tokenizer(), features, shown, conversations, (1, 1, 1, 1), 99.0, 0, silent)
 
 
-def test_packed_questions_are_yes_no_and_open_ones():
+def test_packed_questions_are_of_all_kinds():
     scene, chart = draw_scene(0, "policy", 0, 64)[1], draw_chart(0, "policy", 0, 64)[1]
-    told = [turn.response in ("Yes.", "No.") for turn in pretrain.packed(scene, 0)]
-    assert sum(told) == pretrain.PACKED_YES_NO < len(told)
+    turns = pretrain.packed(scene, 0)
+    assert pretrain.KEPT_YES_NO <= sum(turn.response.rstrip(".") in ("Yes", "No") for turn in turns) < len(turns)
     assert len(pretrain.packed(chart, 0)) == len(chart.bars) + 1
 
 
@@ -73,7 +73,7 @@ def test_llava_saves_and_loads_plainly(world, tmp_path):
     tokenizer = build_tokenizer()
     features = tower_features(tower, pixels)
     conversations = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
-    model = pretrain.pretrain(tower, tokenizer, features, scenes, conversations, (2, 2, 2), 99.0, 0, silent)
+    model = pretrain.pretrain(tower, tokenizer, features, scenes, conversations, (2, 2, 2, 2), 99.0, 0, silent)
     model.save_pretrained(tmp_path)
     build_processor(tokenizer, 64, PATCH).save_pretrained(tmp_path)
     loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
@@ -110,8 +110,8 @@ def test_base_that_does_not_look_is_an_error(world):
     scenes, pixels, tower = world
     conversations = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
     features = tower_features(tower, pixels)
-    with pytest.raises(pretrain.PretrainError, match="packed_steps"):
-        pretrain.pretrain(tower, build_tokenizer(), features, scenes, conversations, (1, 1, 1), 0.0, 0, silent)
+    with pytest.raises(pretrain.PretrainError, match="max_yesno_steps"):
+        pretrain.pretrain(tower, build_tokenizer(), features, scenes, conversations, (1, 1, 1, 1), 0.0, 0, silent)
 
 
 def test_reward_loads_through_open_clip(world, tmp_path):
@@ -154,6 +154,14 @@ def test_muon_trains_matrices_and_adamw_the_rest():
     seen = []
     minimise("x", module.parameters(), matrices, loss_at, 200, 0.05, lambda *now: seen.append(now[3]))
     assert seen[-1] < 0.02 * seen[0]
+
+
+def test_training_stops_when_the_loss_is_enough():
+    weight = torch.nn.Parameter(torch.ones(1))
+    seen = []
+    minimise("x", [weight], [], lambda step: weight.square().sum(), 500, 0.1, lambda *now: seen.append(now[3]), enough=0.5)
+    assert seen[-1] < 0.5 <= seen[-2]
+    assert len(seen) < 500
 
 
 def test_hallucination_counts():

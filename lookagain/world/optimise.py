@@ -89,11 +89,12 @@ def minimise(
     report: Report,
     floor: float = 0.02,
     weight_decay: float = 0.02,
+    enough: float | None = None,
 ) -> float:
     """Minimise `loss_at(step)` for `steps` steps and return the smoothed loss.
 
     `matrices` are those of the parameters that Muon trains. The learning rate warms up over 60 steps and falls along a cosine to
-    `floor` times its peak.
+    `floor` times its peak. With `enough`, training stops as soon as the smoothed loss is below it.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     muons = {id(matrix) for matrix in matrices}
@@ -118,6 +119,8 @@ def minimise(
             fall.step()
         smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
         report(label, step + 1, steps, smoothed)
+        if enough is not None and smoothed < enough:
+            break
     return smoothed
 
 

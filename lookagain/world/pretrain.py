@@ -1,12 +1,14 @@
 """The base policy: a LLaVA from scratch in minutes, on a frozen tower that already tells what is where.
 
-Three phases, each needed (without the first two, yes/no answers stay at chance):
+Four phases, each needed (without the first two, yes/no answers stay at chance):
 1. Alignment: the projector puts a patch near the word embeddings of its two words (`labels.py`), such as category and cell.
-2. Questions, several about each image in one sequence: attention learns to match a word of the question with a patch, and to say
-   the patch's other word. Yes/no questions and open ones come together: on a base that has learned one kind alone, the other
-   stays near chance. The key projections of the first two layers start as copies of the query projections, so that it nearly can
-   already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
-3. Mixed conversations, as LLaVA's instruction data are.
+2. Yes/no questions, several about each image in one sequence, until their loss falls: attention learns to match a word of the
+   question with a patch. The key projections of the first two layers start as copies of the query projections, so that it nearly
+   can already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
+3. Open questions, packed as well: to match one word of a patch and say the other. Some yes/no questions stay among them, and
+   some about position, number and place and of multiple choice come in. Before phase 2 they would keep yes/no answers near
+   chance; among the conversations alone they are too few.
+4. Mixed conversations, as LLaVA's instruction data are.
 Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
 """
 
@@ -18,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import (
     CLIPVisionModel,
     GenerationConfig,
@@ -33,7 +34,7 @@ from lookagain.records import Turn
 from lookagain.seeds import derive
 from lookagain.world import tokenizer as words
 from lookagain.world.charts import Chart
-from lookagain.world.conversations import packed_questions
+from lookagain.world.conversations import choice, packed_questions, pair_question
 from lookagain.world.labels import FIRST_WORDS, SECOND_WORDS, first_weights, patch_words
 from lookagain.world.lookups import chart_lookups, lookups
 from lookagain.world.optimise import IGNORED, Report, hidden_matrices, in_bfloat16, mean_cross_entropy, minimise, own
@@ -43,8 +44,8 @@ WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
 BATCH = 32  # conversations
 PACKED_BATCH = 24  # images
-PACKED_YES_NO = 3  # yes/no questions about each scene
-CHECKED = 128  # scenes
+KEPT_YES_NO = 3  # questions of the second phase in the third
+CHOICES = 0.5  # questions of multiple choice about each scene there
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
@@ -183,8 +184,9 @@ def fit(
     batch_size: int = BATCH,
     learning_rate: float = LEARNING_RATE,
     floor: float = 0.02,
-) -> None:
-    """Phases 2 and 3: train projector and decoder on the labelled tokens."""
+    enough: float | None = None,
+) -> float:
+    """Phases 2 to 4: train projector and decoder on the labelled tokens; returns the smoothed loss."""
     device = model.device
     batches = _batches(examples, batch_size, np.random.default_rng(derive(seed, label)))
     answering = in_bfloat16(_Answering(model))
@@ -200,37 +202,22 @@ def fit(
 
     model.set_attn_implementation("eager")  # the fused attention's backward is slow on CPUs
     model.train()
-    minimise(label, model.parameters(), hidden_matrices(model), loss_at, steps, learning_rate, report, floor=floor)
+    trained = model.parameters(), hidden_matrices(model)
+    loss = minimise(label, *trained, loss_at, steps, learning_rate, report, floor=floor, enough=enough)
     model.set_attn_implementation("sdpa")
     model.eval()
+    return loss
 
 
 def packed(one: Scene | Chart, seed: int) -> list[Turn]:
-    """The packed questions of phase 2 about a scene or a chart; a chart has open questions only."""
+    """The packed questions of phase 3 about a scene or a chart; a chart has short open questions only."""
     rng = np.random.default_rng(derive(seed, "packed", one.id))
     if isinstance(one, Chart):
         return chart_lookups(one, rng)
-    turns = [*packed_questions(one, rng, PACKED_YES_NO), *lookups(one, rng)]
+    turns = [*packed_questions(one, rng, KEPT_YES_NO), *lookups(one, rng), pair_question(one, rng)]
+    if rng.random() < CHOICES:
+        turns.append(choice(one, rng))
     return [turns[number] for number in rng.permutation(len(turns))]
-
-
-@torch.inference_mode()
-def yes_no_loss(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    features: Tensor,
-    shown: Sequence[Scene | Chart],
-    seed: int,
-) -> float:
-    """The mean loss of the answers to yes/no questions about the first scenes; 0.23 where the base does not look."""
-    scenes = {row: one for row, one in enumerate(shown) if isinstance(one, Scene)}
-    rows = list(scenes)[:CHECKED]
-    asked = [packed_questions(scenes[row], np.random.default_rng(derive(seed, "check", scenes[row].id))) for row in rows]
-    examples = encode(tokenizer, asked, rows, features.shape[1] - 1)
-    ids = _padded([example.ids for example in examples], 0).to(model.device)
-    labels = _padded([example.labels for example in examples], IGNORED).to(model.device)[:, 1:]
-    logits = _Answering(model)(ids, features[rows, 1:].to(model.device).float())
-    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED).item()
 
 
 def pretrain(
@@ -239,29 +226,33 @@ def pretrain(
     features: Tensor,
     shown: Sequence[Scene | Chart],
     conversations: Sequence[Sequence[Turn]],
-    steps: tuple[int, int, int],
-    most_yes_no_loss: float,
+    steps: tuple[int, int, int, int],
+    yes_no_loss: float,
     seed: int,
     report: Report,
 ) -> LlavaForConditionalGeneration:
-    """All three phases on scenes and charts, their tower features (images, 1 + patches, width) and one conversation for each.
+    """All four phases on scenes and charts, their tower features (images, 1 + patches, width) and one conversation for each.
 
-    `steps` are those of alignment, packed questions and mixed conversations. Raises PretrainError if the yes/no loss is over
-    `most_yes_no_loss` after the packed questions.
+    `steps` are those of alignment, yes/no questions (at most), all packed questions and mixed conversations. Raises PretrainError
+    if the yes/no loss does not fall below `yes_no_loss`.
     """
-    align_steps, packed_steps, mixed_steps = steps
+    align_steps, most_yes_no_steps, packed_steps, mixed_steps = steps
     torch.manual_seed(derive(seed, "decoder"))
     model = new_llava(tower, tokenizer).to(tower.device)
     image_tokens = features.shape[1] - 1
     align(model, tokenizer, features, shown, align_steps, seed, report)
-    examples = encode(tokenizer, [packed(one, seed) for one in shown], range(len(shown)), image_tokens)
-    fit("questions", model, examples, features, packed_steps, seed, report, PACKED_BATCH, PACKED_LEARNING_RATE, floor=1.0)
-    loss = yes_no_loss(model, tokenizer, features, shown, seed)
-    if loss > most_yes_no_loss:
+    slowly = PACKED_BATCH, PACKED_LEARNING_RATE, 1.0  # and not slower towards the end
+    scenes = {row: one for row, one in enumerate(shown) if isinstance(one, Scene)}
+    asked = [packed_questions(one, np.random.default_rng(derive(seed, "yes/no", one.id))) for one in scenes.values()]
+    examples = encode(tokenizer, asked, list(scenes), image_tokens)
+    loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, *slowly, enough=yes_no_loss)
+    if loss >= yes_no_loss:
         raise PretrainError(
-            f"the yes/no loss is {loss:.3f} after {packed_steps} steps, over policy.world.yesno_loss = {most_yes_no_loss}: "
-            "the base does not look at the image yet; raise policy.world.packed_steps, or tower_steps and align_steps"
+            f"the yes/no loss is {loss:.3f} after {most_yes_no_steps} steps, not below policy.world.yesno_loss = {yes_no_loss}: "
+            "the base does not look at the image yet; raise policy.world.max_yesno_steps, or tower_steps and align_steps"
         )
+    examples = encode(tokenizer, [packed(one, seed) for one in shown], range(len(shown)), image_tokens)
+    fit("questions", model, examples, features, packed_steps, seed, report, *slowly)
     mixed = encode(tokenizer, conversations, range(len(shown)), image_tokens)
     fit("conversations", model, mixed, features, mixed_steps, seed, report)
     return model
