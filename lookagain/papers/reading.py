@@ -12,10 +12,8 @@ from typing import Any
 from lookagain.errors import UserError
 from lookagain.papers.experiments import Experiment, NotMeasured
 from lookagain.papers.tables import ALWAYS, Column, PaperTable, Part, Row, metric_keys, part_keys
+from lookagain.params import WORLD_BENCHMARKS
 from lookagain.records import Metric, from_dict
-
-# Benchmarks that the world has files of, beside those that are always asked.
-WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
 
 
 class UnknownParam(UserError):

@@ -1,6 +1,6 @@
 """The reward's CLIP: an open_clip model on the policy's frozen tower, trained with the plain contrastive loss of CLIP.
 
-Its image side is the tower, one more layer and open_clip's attentional pooler; its text side is open_clip's causal transformer,
+Its image side is the tower and open_clip's attentional pooler; its text side is open_clip's causal transformer,
 pooled at EOS. It learns from true sentences and short descriptions, one for each image of a batch. Saved as an open_clip folder, it
 loads through `local-dir:` as any published CLIP does by name.
 """
@@ -45,7 +45,7 @@ def model_config(image_size: int, tokenizer: PreTrainedTokenizerFast) -> dict:
                 "image_size": image_size,
                 "patch_size": PATCH,
                 "width": towers.WIDTH,
-                "layers": towers.LAYERS + 1,
+                "layers": towers.LAYERS,
                 "head_width": towers.WIDTH // towers.HEADS,
                 "attentional_pool": True,
                 "attn_pooler_queries": 1,
@@ -113,7 +113,7 @@ def open_clip_weights(tower: CLIPVisionModel) -> dict[str, Tensor]:
 def embed_features(clip: open_clip.CustomTextCLIP, features: Tensor) -> Tensor:
     """Normalised image embeddings from the tower's last hidden states (images, 1 + patches, width)."""
     visual = clip.visual
-    pooled, _ = visual._pool(visual.transformer.resblocks[-1](features))
+    pooled, _ = visual._pool(features)
     return functional.normalize(pooled @ visual.proj, dim=-1)
 
 
