@@ -1,5 +1,6 @@
 """Data-parallel training of the world's models gives what one process gives."""
 
+import functools
 import socket
 from pathlib import Path
 
@@ -20,20 +21,22 @@ def train(folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(9, 4, generator=generator), torch.tensor([0, 1, 2, -100, 1, 0, 2, 2, -100])
     weight, share = torch.nn.Parameter(torch.zeros(3, 4)), torch.tensor([1.0, 0.3, 1.0])
+    matrices = [torch.nn.Parameter(torch.eye(4)) for _ in range(3)]  # an odd number: the processes' shares differ
 
     def loss_at(step: int) -> torch.Tensor:
-        logits = (optimise.own(inputs)[:, None] * weight).sum(-1)  # no matrix product: autocast would round it
+        logits = functools.reduce(torch.matmul, matrices, optimise.own(inputs)) @ weight.T
         return optimise.mean_cross_entropy(logits, optimise.own(labels), labels, share)
 
     losses: list[float] = []
-    optimise.minimise("x", [weight], [], loss_at, 30, 1.0, lambda *now: losses.append(now[3]))
+    optimise.minimise("x", [weight, *matrices], matrices, loss_at, 5, 0.1, lambda *now: losses.append(now[3]))
     torch.manual_seed(0)
     tower = new_tower(64).eval().requires_grad_(False)
     drawn = [draw_scene(0, "policy", index, 64) for index in range(5)]
     features = tower_features(tower, np.stack([np.asarray(image) for image, _ in drawn]))
     clip, _ = reward.train_reward(tower, features, [scene for _, scene in drawn], 2, 4, 0, lambda *_: None)
     if optimise.processes()[0] == 0:
-        kept = {"weight": weight.detach(), "losses": torch.tensor(losses), "features": features}
+        weights = torch.cat([weight, *matrices]).detach()
+        kept = {"weights": weights, "losses": torch.tensor(losses), "features": features}
         kept |= {name: value.detach() for name, value in clip.named_parameters() if value.requires_grad}
         torch.save(kept, folder / f"{optimise.processes()[1]}.pt")
 
@@ -58,9 +61,9 @@ def trained(tmp_path_factory):
 
 def test_two_processes_take_the_steps_of_one(trained):
     one, two = trained
-    assert one["weight"].abs().max() > 0.1
-    assert_close(two["weight"], one["weight"], rtol=1e-5, atol=1e-6)
-    assert_close(two["losses"], one["losses"], rtol=1e-5, atol=1e-6)
+    assert one["losses"][-1] < one["losses"][0]
+    assert_close(two["losses"], one["losses"], rtol=1e-4, atol=1e-5)
+    assert_close(two["weights"], one["weights"], rtol=1e-3, atol=1e-3)  # Muon works in bfloat16
 
 
 def test_features_are_gathered_in_order(trained):
@@ -72,7 +75,7 @@ def test_features_are_gathered_in_order(trained):
 def test_reward_contrasts_over_both_processes(trained):
     """AdamW's first steps follow the gradients' signs: negatives of one's own process alone would turn many."""
     one, two = trained
-    moved = [name for name in one if name not in ("weight", "losses", "features")]
+    moved = [name for name in one if name not in ("weights", "losses", "features")]
     same = torch.cat([((one[name] - two[name]).abs() < 1e-4).flatten().float() for name in moved])
     assert same.mean() > 0.9
 

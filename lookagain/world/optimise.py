@@ -97,26 +97,27 @@ def minimise(
     `floor` times its peak. With `enough`, training stops as soon as the smoothed loss is below it.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    muons = {id(matrix) for matrix in matrices}
-    rest = [parameter for parameter in trained if id(parameter) not in muons]
+    known = {id(matrix) for matrix in matrices}
+    rest = [parameter for parameter in trained if id(parameter) not in known]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
     ]
-    if muons:
+    if own(matrices):  # each process makes its share of the updates orthogonal
         rate, adjusted = MATRIX_RATE * learning_rate, "match_rms_adamw"
-        optimisers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn=adjusted))
+        optimisers.append(torch.optim.Muon(own(matrices), lr=rate, weight_decay=weight_decay, adjust_lr_fn=adjusted))
     falls = [LambdaLR(optimiser, lambda step: _rate(step, steps, floor)) for optimiser in optimisers]
     smoothed = math.nan
     for step in range(steps):
         loss = loss_at(step)
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = None
         loss.backward()
         value = _averaged(loss, trained)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         for optimiser, fall in zip(optimisers, falls, strict=True):
             optimiser.step()
             fall.step()
+        _spread(matrices)
         smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
         report(label, step + 1, steps, smoothed)
         if enough is not None and smoothed < enough:
@@ -140,3 +141,19 @@ def _averaged(loss: Tensor, parameters: Sequence[torch.nn.Parameter]) -> float:
     for gradient, part in zip(gradients, sent.split([*map(torch.numel, gradients), 1]), strict=False):
         gradient.copy_(part.view_as(gradient))
     return sent[-1].item()
+
+
+@torch.no_grad()
+def _spread(matrices: Sequence[torch.nn.Parameter]) -> None:
+    """Give every process the matrices that the others have updated, in place."""
+    index, count = processes()
+    if count == 1 or not matrices:
+        return
+    mine = [
+        matrix.flatten() if number % count == index else matrix.new_zeros(matrix.numel())
+        for number, matrix in enumerate(matrices)
+    ]
+    sent = torch.cat(mine)
+    distributed.all_reduce(sent)
+    for matrix, part in zip(matrices, sent.split([*map(torch.numel, matrices)]), strict=True):
+        matrix.copy_(part.view_as(matrix))
