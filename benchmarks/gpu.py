@@ -51,7 +51,7 @@ TEMPLATE = (
 )
 SEARCH = SearchSettings(
     candidates=5, proposal="group_beam", temperature=1.0, diversity_penalty=3.0, keep_top=2, keep_bottom=2,
-    max_sentence_tokens=32, max_sentences=3, reward="value", image_scale=100.0, aggregate="sum", prune_by="R",
+    max_sentence_tokens=32, max_sentences=3, reward="value", language="product", image_scale=100.0, aggregate="sum", prune_by="R",
 )  # fmt: skip
 
 
