@@ -6,6 +6,7 @@ Every id is a string. Files appear whole or not at all (written under a temporar
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -186,17 +187,24 @@ def from_dict(kind: type[Record], raw: Any) -> Record:
     """A record from its dictionary form, with every field's type checked."""
     if not isinstance(raw, dict):
         raise RecordError(f"expected an object, got {raw!r}")
-    hints = typing.get_type_hints(kind)
-    fields = {entry.name: entry for entry in dataclasses.fields(typing.cast(Any, kind))}
-    if unknown := raw.keys() - fields.keys():
+    hints, required = _fields(typing.cast(Any, kind))
+    if unknown := raw.keys() - hints.keys():
         raise RecordError(f"unknown fields {sorted(unknown)}")
-    required = {name for name, entry in fields.items() if entry.default is dataclasses.MISSING}
     if missing := required - raw.keys():
         raise RecordError(f"missing fields {sorted(missing)}")
     record = kind(**{name: _convert(hints[name], value, name) for name, value in raw.items()})
     if hasattr(record, "check"):
         record.check()
     return record
+
+
+@functools.cache
+def _fields(kind: type) -> tuple[dict[str, Any], frozenset[str]]:
+    """A record's types by field, and the fields without a default: worked out once, for a file may have thousands of records."""
+    fields = dataclasses.fields(typing.cast(Any, kind))
+    hints = typing.get_type_hints(kind)
+    required = frozenset(entry.name for entry in fields if entry.default is dataclasses.MISSING)
+    return {entry.name: hints[entry.name] for entry in fields}, required
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
