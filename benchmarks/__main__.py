@@ -1,21 +1,18 @@
 """Speed against the slow ways, side by side: `make bench`.
 
-Both sides run on the same model, data and cores, in turn; their outputs are compared before any figure is printed. They run in
-this process, but for the row that says what a stage does: two processes on half the cores each. Needs models/base,
-models/reward and data/sample (`dvc repro`). Writes reports/bench.json: [{"path", "peer", "ours", "ratio", "floor_ratio",
-"unit"}], medians over the rounds.
+Both sides run in this process on the same model and data, in turn; their outputs are compared before any figure is
+printed. Needs models/base, models/reward and data/sample (`dvc repro`). Writes reports/bench.json:
+[{"path", "peer", "ours", "ratio", "floor_ratio", "unit"}], medians over the rounds.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,8 +31,6 @@ from lookagain.rewards import ImageTextScorer
 from lookagain.search import CachedGrower, search
 
 ROUNDS = 3
-IMAGES = 128
-PROCESSES = 2  # of configs/accelerate/cpu-2.yaml
 NOUNS = "person bicycle car bus train truck boat bird cat dog horse sheep cow elephant bear zebra giraffe umbrella".split()
 Side = Callable[[], tuple[int, Any]]  # runs once: how much was done, and its outputs
 
@@ -45,7 +40,7 @@ def main() -> None:
     params = load_params()
     policy = load_policy("models/base", params.policy.loading)
     store = ImageStore("data/sample/images", params.data.max_image_pixels)
-    images = {image_id: store.load(image_id) for image_id in store.ids[:IMAGES]}
+    images = {image_id: store.load(image_id) for image_id in store.ids[:128]}
     rows = [*generation(policy, images, params), questions(policy, images, params), sentence_search(policy, images, params)]
     with atomic_write("reports/bench.json") as file:
         json.dump(rows, file, indent=1)
@@ -58,7 +53,7 @@ def main() -> None:
 
 
 def generation(policy: Policy, images: dict[str, Any], params: Params) -> list[dict[str, Any]]:
-    """Greedy descriptions of the images at batch 64, against one image at a time: by `generate`, and by our own way."""
+    """Greedy descriptions of 128 images at batch 64, against one image at a time: by `generate`, and by our own way."""
     chair = params.evaluate.chair
     requests = [Request(image_id, image_id, chair.prompt) for image_id in images]
     decoding = Decoding(0.0, 1.0, chair.max_new_tokens)
@@ -75,52 +70,10 @@ def generation(policy: Policy, images: dict[str, Any], params: Params) -> list[d
     def plain() -> tuple[int, list[str]]:
         return counted(generate_one_by_one(policy, list(images.values()), chair.prompt, chair.max_new_tokens))
 
-    one_by_one = side_by_side("generation, batch 64 against `generate` one by one", "tokens/s", plain, lambda: at(64))
-    alone = side_by_side("generation, batch 64 against batch 1", "tokens/s", lambda: at(1), lambda: at(64))
-    with stage_processes() as ask:
-
-        def shared() -> tuple[int, list[str]]:
-            return counted(ask([requests[start : start + 64] for start in range(0, len(requests), 64)], decoding))
-
-        staged = side_by_side("generation as stages run, against batch 1", "tokens/s", lambda: at(1), shared)
-    return [one_by_one, alone, staged]
-
-
-@contextmanager
-def stage_processes() -> Iterator[Callable[[list[list[Request]], Decoding], list[str]]]:
-    """A function that answers batches of requests in PROCESSES others on a share of the cores each, as stages do by default."""
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in range(PROCESSES)]
-    threads = max(1, torch.get_num_threads() // PROCESSES)
-    workers = [context.Process(target=answer, args=(theirs, threads), daemon=True) for _, theirs in pipes]
-    for worker in workers:
-        worker.start()
-
-    def ask(batches: list[list[Request]], decoding: Decoding) -> list[str]:
-        for number, (mine, _) in enumerate(pipes):
-            mine.send((batches[number::PROCESSES], decoding))
-        answers = [mine.recv() for mine, _ in pipes]
-        return [text for number in range(len(batches)) for text in answers[number % PROCESSES][number // PROCESSES]]
-
-    try:
-        yield ask
-    finally:
-        for mine, _ in pipes:
-            mine.send(None)
-        for worker in workers:
-            worker.join()
-
-
-def answer(pipe: Any, threads: int) -> None:
-    """Answer batches that come through a pipe until None comes."""
-    torch.set_num_threads(threads)
-    params = load_params()
-    policy = load_policy("models/base", params.policy.loading)
-    store = ImageStore("data/sample/images", params.data.max_image_pixels)
-    images = {image_id: store.load(image_id) for image_id in store.ids[:IMAGES]}
-    while asked := pipe.recv():
-        batches, decoding = asked
-        pipe.send([respond(policy, batch, lambda one: images[one.image_id], decoding, 0) for batch in batches])
+    return [
+        side_by_side("generation, batch 64 against `generate` one by one", "tokens/s", plain, lambda: at(64)),
+        side_by_side("generation, batch 64 against batch 1", "tokens/s", lambda: at(1), lambda: at(64)),
+    ]
 
 
 def questions(policy: Policy, images: dict[str, Any], params: Params) -> dict[str, Any]:
