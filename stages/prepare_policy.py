@@ -5,7 +5,7 @@ Reads:  data/policy/, data/instruct/, data/benchmarks/validation/ (the world alo
 Writes: models/base/, models/reward/
 
 Each trained part (tower, policy, reward) is kept in the resume folder, and not trained again after a kill. Several processes train
-data-parallel: two with a thread each take two thirds of the time of one with two threads.
+data-parallel.
 """
 
 import dataclasses

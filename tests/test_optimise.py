@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import distributed, multiprocessing
 from torch.nn import functional
 from torch.testing import assert_close
@@ -38,7 +39,7 @@ def train(folder: Path) -> None:
         weights = torch.cat([weight, *matrices]).detach()
         kept = {"weights": weights, "losses": torch.tensor(losses), "features": features}
         kept |= {name: value.detach() for name, value in clip.named_parameters() if value.requires_grad}
-        torch.save(kept, folder / f"{optimise.processes()[1]}.pt")
+        save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"{optimise.processes()[1]}.safetensors")
 
 
 def work(rank: int, port: int, folder: Path) -> None:
@@ -56,7 +57,7 @@ def trained(tmp_path_factory):
         port = probe.getsockname()[1]
     multiprocessing.spawn(work, (port, folder), nprocs=2)
     train(folder)
-    return [torch.load(folder / f"{count}.pt", weights_only=True) for count in (1, 2)]
+    return [load_file(folder / f"{count}.safetensors") for count in (1, 2)]
 
 
 def test_two_processes_take_the_steps_of_one(trained):
