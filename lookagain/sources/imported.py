@@ -68,7 +68,7 @@ def read_rows(path: Path) -> list[Any]:
         if path.suffix == ".parquet":
             return pq.read_table(path).to_pylist()
         text = path.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise PairError(f"{path} cannot be read: {error}") from error
     if not isinstance(rows, list):
