@@ -1,7 +1,4 @@
-"""Every architecture the presets name: small random checkpoints with their own processors, through the library and every stage.
-
-SmolVLM's processor wants the package num2words, which it uses for videos alone: a stand-in that refuses to be called serves.
-"""
+"""Every architecture the presets name: small random checkpoints with their own processors, through the library and every stage."""
 
 import dataclasses
 import runpy
@@ -35,13 +32,6 @@ def _one_thread():
     torch.set_num_threads(1)  # models this small lose more to a second thread than they win
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _num2words():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processing_smolvlm, "num2words", lambda number: pytest.fail("for videos alone"))
-        yield
 
 
 @pytest.fixture(scope="module", params=architectures.NAMES)
