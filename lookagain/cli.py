@@ -213,10 +213,11 @@ def plan(
     """Tell what a run will cost, stage by stage: tokens, FLOPs, memory, disk, time. Nothing runs."""
     from lookagain import plan as planning
     from lookagain.params import load_params
+    from lookagain.sizes import HARDWARE
 
-    if gpu not in planning.HARDWARE:
-        raise UserError(f"--gpu {gpu}: not known; known are {', '.join(planning.HARDWARE)}")
-    hardware = planning.HARDWARE[gpu]
+    if gpu not in HARDWARE:
+        raise UserError(f"--gpu {gpu}: not known; known are {', '.join(HARDWARE)}")
+    hardware = HARDWARE[gpu]
     print(planning.show(planning.plan(load_params(path), hardware, gpus, response_tokens or None), hardware, gpu, gpus))
 
 

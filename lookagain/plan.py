@@ -1,95 +1,34 @@
 """What a run will cost, before it is paid for: tokens, FLOPs, memory, disk and time of each stage, from params and hardware alone.
 
-Formulae. Prefill and scoring take 2P FLOPs a token (P: the language model's parameters), training an adapter 4P, and reference
-log-probs 2P once. A decode step reads the weights and the whole cache, so it lasts at least (weights + rows x context x cache of a
-token) / bandwidth, and at least a fixed time a layer, as each layer is a handful of small kernels that a processor must start.
-Images cost 2 FLOPs a parameter of the vision tower and patch. Training memory holds weights, adapters with two moments, and the
-activations of one micro-batch; with runtime.checkpointing these are computed again, for 2P a token more.
+Formulae. Prefill and scoring take 2P FLOPs a token (P: the language model's parameters), training an adapter 4P, training all
+weights 6P, and reference log-probs 2P once. A decode step reads the weights, and passes over the whole cache CACHE_PASSES times,
+so it lasts at least (weights + passes x rows x context x cache of a token) / bandwidth, and at least a fixed time a layer, as each
+layer is a handful of small kernels that a processor must start. A batch lasts as long as its longest rows. Images cost 2 FLOPs a
+parameter of the vision tower and patch. Training memory holds weights, adapters with two moments, and the activations of one
+micro-batch; with runtime.checkpointing these are computed again, for 2P a token more.
 
 What no formula knows is assumed and can be set: how long responses are. Times are of work alone; waiting for data is not in them.
+docs/gpu.md compares them with a run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from lookagain.errors import UserError
 from lookagain.evaluation.imports import PUBLISHED
 from lookagain.params import Dpo, Params, Sft, section
+from lookagain.sizes import HARDWARE, Hardware, Shape, shape_of
 
-
-class PlanError(UserError):
-    """A plan that cannot be made; the message says what is unknown."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """One GPU, or one CPU core. Peaks are what large multiplications and copies reach, not what data sheets promise."""
-
-    flops: float  # a second, in the dtype that stages use there
-    bandwidth: float  # bytes a second
-    memory: float  # bytes
-    layer_seconds: float  # the least a layer of a decode step takes
-    share: float  # of flops that prefill and training reach
-    start_seconds: float  # to start a process and its libraries
-
-
-# h200: flops and bandwidth measured; the others 0.8 of the published dense bf16 rate and of the published bandwidth. A layer's
-# least time is that of eager transformers, about 30 ms for 32 layers. cpu: measured on one core of a server, fp32.
-HARDWARE = {
-    "h200": Hardware(790e12, 4.3e12, 141e9, 0.9e-3, 0.5, 30),
-    "h100": Hardware(791e12, 2.7e12, 80e9, 0.9e-3, 0.5, 30),
-    "a100": Hardware(250e12, 1.6e12, 80e9, 0.9e-3, 0.5, 30),
-    "l40s": Hardware(290e12, 0.69e12, 48e9, 0.9e-3, 0.5, 30),
-    "a6000": Hardware(124e12, 0.61e12, 48e9, 0.9e-3, 0.5, 30),
-    "rtx4090": Hardware(132e12, 0.8e12, 24e9, 0.9e-3, 0.5, 30),
-    "cpu": Hardware(105e9, 10e9, 8e9, 0.6e-3, 0.6, 6),
-}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's sizes. `image_tokens` and `patches` are those of a COCO image of 640x480 pixels."""
-
-    hidden: int
-    layers: int
-    kv: int  # width of a layer's keys: heads x head size
-    intermediate: int
-    vocabulary: int
-    tied: bool
-    vision: float  # the vision tower's parameters
-    patches: int  # that it sees of an image
-    image_tokens: int
-
-    @property
-    def parameters(self) -> float:
-        """The language model's parameters."""
-        layer = 2 * self.hidden**2 + 2 * self.hidden * self.kv + 3 * self.hidden * self.intermediate
-        return self.layers * layer + (1 if self.tied else 2) * self.vocabulary * self.hidden
-
-    def cache_bytes(self, width: int) -> float:
-        """Keys and values of one token, at `width` bytes a number."""
-        return 2 * self.layers * self.kv * width
-
-    def adapter(self, rank: int) -> float:
-        """Parameters of a LoRA on all linear layers of the language model."""
-        sides = 4 * self.hidden + 2 * (self.hidden + self.kv) + 3 * (self.hidden + self.intermediate)
-        return rank * self.layers * sides
-
-
-MODELS = {
-    "llava-hf/llava-1.5-7b-hf": Shape(4096, 32, 4096, 11008, 32064, False, 0.30e9, 577, 576),
-    "llava-hf/llava-1.5-13b-hf": Shape(5120, 40, 5120, 13824, 32064, False, 0.30e9, 577, 576),
-    "llava-hf/llava-v1.6-mistral-7b-hf": Shape(4096, 32, 1024, 14336, 32064, False, 0.30e9, 5 * 577, 2340),
-    "Qwen/Qwen2.5-VL-7B-Instruct": Shape(3584, 28, 512, 18944, 152064, False, 0.67e9, 1564, 391),
-    "HuggingFaceTB/SmolVLM-256M-Instruct": Shape(576, 30, 192, 1536, 49280, True, 0.09e9, 13 * 1024, 832),
-}
+CACHE_PASSES = 3  # appending to it copies it (read and written), and attention reads it
+LONGEST = 1.5  # a batch's longest responses and sentences over the usual ones
+DEEPEST = 2  # a search's deepest responses over the usual ones, in sentences
+ROTATIONS = {"mmbench": 4, "mmbench_cn": 4, "pragmatics": 2}  # times a benchmark of the world asks each of its questions
+COCO = 20e9  # bytes of train2014 and val2014 with annotations
+INSTRUCTIONS = 70e9  # LLaVA's 665k file and its images: COCO's train2017, GQA, OCR-VQA, TextVQA, Visual Genome
+CIRCULAR = 4 * 1164  # MMBench asks each of its questions with its options rotated
 
 
 @dataclass(frozen=True)
@@ -99,7 +38,7 @@ class Assumed:
     response: int  # a description
     sentence: int
     sentences: int  # of a response in the search
-    prompt: int = 40
+    prompt: int
 
 
 @dataclass(frozen=True)
@@ -123,6 +62,7 @@ class Planner:
         self.batch, self.micro = params.runtime.batch_size, params.runtime.micro_batch_size
         self.again = params.runtime.checkpointing
         self.weights = (shape.parameters + shape.vision) * (0.55 if params.policy.four_bit else width)
+        self.fixed = hardware.process + self.weights
 
     def images(self, count: float) -> float:
         """FLOPs to encode images."""
@@ -132,20 +72,51 @@ class Planner:
         """Seconds of large multiplications on all devices."""
         return flops / (self.hardware.flops * self.hardware.share * self.devices)
 
-    def generation(
-        self, stage: str, images: float, requests: float, prompt: int, response: int, limit: int, rows: int, before: int = 0
+    def generation(self, stage: str, images: float, requests: float, prompt: int, response: int, limit: int, rows: int) -> Cost:
+        """Responses to `requests` prompts about `images` images, `rows` of them at once."""
+        rows = max(1, min(rows, math.ceil(requests / self.devices)))
+        steps = math.ceil(requests / rows / self.devices) * min(limit, LONGEST * response)
+        context = self.shape.image_tokens + prompt + response
+        return self._decoding(stage, images, requests * prompt, requests * response, steps, rows, rows, context)
+
+    def search(self, stage: str, images: float, prompt: int, assumed: Assumed, params: Params) -> Cost:
+        """Sentence trees: kept nodes branch into candidates, depth by depth; each image is prefilled once.
+
+        Trees end at different depths: on average two thirds of the rows are there, with a response of the usual length.
+        """
+        settings = params.csr.search
+        kept = settings.keep_top + settings.keep_bottom
+        trees = max(1, self.batch // kept)
+        rows = trees * kept * settings.candidates
+        sentence, usual = min(settings.max_sentence_tokens, assumed.sentence), min(settings.max_sentences, assumed.sentences)
+        depth = min(settings.max_sentences, DEEPEST * usual)
+        steps = math.ceil(images / trees / self.devices) * depth * min(settings.max_sentence_tokens, LONGEST * sentence)
+        written = images * (1 + kept * (usual - 1)) * settings.candidates * sentence
+        context = self.shape.image_tokens + prompt + usual * sentence
+        return self._decoding(stage, images, images * prompt, written, steps, rows, rows * 2 / 3, context)
+
+    def _decoding(
+        self,
+        stage: str,
+        images: float,
+        prompts: float,
+        written: float,
+        steps: float,
+        rows: int,
+        usual_rows: float,
+        context: float,
     ) -> Cost:
-        """Responses to `requests` prompts about `images` images, `rows` of them at once, after `before` tokens cached earlier."""
-        shape, rows = self.shape, max(1, min(rows, math.ceil(requests / self.devices)))
-        tokens_in = images * shape.image_tokens + requests * prompt
+        """`steps` of `rows` rows at most; prompts and written in tokens, the context at its end."""
+        shape = self.shape
+        tokens_in = images * shape.image_tokens + prompts
         prefill = 2 * shape.parameters * tokens_in + self.images(images)
-        steps = math.ceil(requests / rows / self.devices) * min(limit, 1.5 * response)  # a batch waits for its longest rows
-        held = rows * (shape.image_tokens + prompt + before + response) * shape.cache_bytes(self.width)
-        decode = 2 * shape.parameters * requests * response
-        step = max((self.weights + held) / self.hardware.bandwidth, shape.layers * self.hardware.layer_seconds)
+        decode = 2 * shape.parameters * written
+        cache = context * shape.cache_bytes(self.width)
+        step = (self.weights + CACHE_PASSES * usual_rows * cache) / self.hardware.bandwidth
+        step = max(step, shape.layers * self.hardware.layer_seconds)
         seconds = self.start() + self.work(prefill) + max(steps * step, self.work(decode))
         logits = rows * shape.vocabulary * 4 * 3
-        return Cost(stage, tokens_in, requests * response, prefill + decode, self.weights + held + logits, 0.0, seconds)
+        return Cost(stage, tokens_in, written, prefill + decode, self.fixed + rows * cache + logits, 0.0, seconds)
 
     def start(self) -> float:
         """Seconds until a model is loaded: its weights come at a gigabyte a second."""
@@ -166,73 +137,66 @@ class Planner:
         logits = min(self.micro, share) * rows * length * shape.vocabulary * 4 * 2
         steps = math.ceil(examples / settings.batch_size) * settings.epochs * math.ceil(share / self.micro)
         fixed = 5 * steps * shape.layers * self.hardware.layer_seconds  # forward, backward, and the optimiser
-        memory = self.weights + shape.adapter(rank) * 16 + activations + logits
+        memory = self.fixed + shape.adapter(rank) * 16 + activations + logits
         seconds = self.start() + max(self.work(flops), fixed)
         return Cost(stage, tokens, 0.0, flops, memory, shape.adapter(rank) * 4, seconds)
 
 
 def plan(params: Params, hardware: Hardware, devices: int, response: int | None = None) -> list[Cost]:
-    """The cost of every stage of the pipeline. Raises PlanError for a model whose sizes are not known."""
+    """The cost of every stage of the pipeline. Raises SizeError for a model whose sizes are not known."""
     world = params.policy.source == "world"
-    shape = shape_of(params)
-    assumed = Assumed(45, 8, 4) if world else Assumed(200, 20, 8)
+    assumed = Assumed(45, 8, 4, 15) if world else Assumed(200, 20, 8, 40)
     if response:
-        assumed = Assumed(response, assumed.sentence, max(1, round(response / assumed.sentence)))
+        sentences = max(1, round(response / assumed.sentence))
+        assumed = dataclasses.replace(assumed, response=response, sentences=sentences)
     width = 2 if params.policy.dtype == "bfloat16" else 4
-    planner = Planner(shape, hardware, devices, width, params)
+    planner = Planner(shape_of(params), hardware, devices, width, params)
     return [
-        *_preparation(params, planner),
+        _data(params),
+        _base(params, planner),
+        Cost("sample_images", disk=1e6, seconds=1 + params.sample.images * (0.001 if params.data.source == "world" else 0.01)),
         *_pairs(params, planner, assumed),
         *_stic(params, planner, assumed),
+        *_continued(params, planner, assumed),
         *_csr(params, planner, assumed),
         *_evaluation(params, planner, assumed),
         Cost("report", seconds=10.0),
     ]
 
 
-def shape_of(params: Params) -> Shape:
-    """The sizes of the base. Raises PlanError if they are neither known nor in a config.json on disk."""
-    source = "models/base" if params.policy.source == "world" else params.policy.hub.id
-    if source in MODELS:
-        return MODELS[source]
-    path = Path(source) / "config.json"
-    if not path.is_file():
-        known = "run prepare_policy first" if source == "models/base" else f"known are {', '.join(MODELS)}, and local folders"
-        raise PlanError(f"the sizes of {source} are not known: {known}")
-    return shape_from_config(json.loads(path.read_text()))
+def _data(params: Params) -> Cost:
+    """Scenes rendered, 1.2 ms each, or a folder's images, each read and decoded once; on one core."""
+    world = params.data.world
+    if params.data.source != "world":
+        stored = COCO + (INSTRUCTIONS if "665k" in params.data.coco.instruct_json else 1e9)
+        return Cost("prepare_data", disk=stored, seconds=stored / 100e6)
+    scenes = world.policy_scenes + world.policy_charts + world.instruct_scenes + world.pool_scenes
+    scenes += world.validation_scenes + world.test_scenes + 2 * world.benchmark_questions
+    pixels = 2 * world.image_size**2  # bytes of a picture's PNG, and what is asked about it
+    return Cost("prepare_data", disk=scenes * pixels, seconds=HARDWARE["cpu"].start_seconds + 1.2e-3 * scenes)
 
 
-def shape_from_config(config: dict[str, Any]) -> Shape:
-    """Sizes from a checkpoint's own config, with the image tokens of a vision tower that sees one square. Raises PlanError."""
-    text, vision = config.get("text_config", config), config.get("vision_config", {})
-    try:
-        hidden, layers = text["hidden_size"], text["num_hidden_layers"]
-        heads = text["num_attention_heads"]
-        kv = text.get("num_key_value_heads", heads) * (text.get("head_dim") or hidden // heads)
-        patches = (vision["image_size"] // vision["patch_size"]) ** 2
-        width, depth = vision["hidden_size"], vision["num_hidden_layers"]
-        tower = depth * (4 * width**2 + 2 * width * vision["intermediate_size"])
-        tied = bool(text.get("tie_word_embeddings", False))
-        return Shape(hidden, layers, kv, text["intermediate_size"], text["vocab_size"], tied, tower, patches + 1, patches)
-    except KeyError as error:
-        raise PlanError(f"the checkpoint's config.json has no {error}: its sizes are not known") from error
+def _base(params: Params, planner: Planner) -> Cost:
+    """The base downloaded, whose time nobody knows, or trained from scratch with its reward, in the phases of `policy.world`.
 
-
-def _preparation(params: Params, planner: Planner) -> list[Cost]:
-    """Data and base: rendered and trained in the world, which no formula covers; else indexed and downloaded."""
-    if params.policy.source == "world":
-        return [Cost("prepare_data", seconds=None), Cost("prepare_policy", seconds=None), Cost("sample_images", seconds=1.0)]
-    stored = 20e9 + 1e9  # COCO's images, LLaVA's JSON
-    weights = (planner.shape.parameters + planner.shape.vision) * 2
-    return [
-        Cost("prepare_data", disk=stored, seconds=stored / 100e6),  # every image is read and decoded once, on one core
-        Cost("prepare_policy", disk=weights + 2e9, seconds=None),  # the download
-        Cost("sample_images", disk=1e6, seconds=params.sample.images * 0.01),
-    ]
+    A row of packed questions has 200 tokens with its image's, a conversation 180, a pair of the reward costs .12 GFLOP.
+    """
+    shape, world, data = planner.shape, params.policy.world, params.data.world
+    if params.policy.source != "world":
+        return Cost("prepare_policy", disk=(shape.parameters + shape.vision) * 2 + 2e9, seconds=None)
+    seen = 64 * shape.image_tokens * (world.tower_steps + world.align_steps / 10)
+    read = 24 * 200 * (world.max_yesno_steps + world.packed_steps) + 32 * 180 * world.mixed_steps
+    reward = params.reward.world.steps * params.reward.world.batch_size * 0.12e9 if params.reward.source == "world" else 0
+    flops = 6 * shape.vision * seen + 6 * shape.parameters * read + reward
+    flops += planner.images(data.policy_scenes + data.policy_charts + data.instruct_scenes)
+    activations = 24 * 300 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
+    features = (data.policy_scenes + data.policy_charts + data.instruct_scenes) * shape.patches * shape.hidden * 2
+    memory = planner.fixed + 3 * planner.weights + activations + features
+    return Cost("prepare_policy", read, 0.0, flops, memory, planner.weights, planner.start() + planner.work(flops))
 
 
 def _pairs(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
-    """Each pair source that params list: its responses, and the training on its pairs; own sources are taken to be like STIC."""
+    """Each pair source that params list: its responses, the training on its pairs, and their figures; own sources are like STIC."""
     costs = []
     for source, model in params.methods.items():
         images, requests, rejected, limit = _requests(params, source)
@@ -244,6 +208,7 @@ def _pairs(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
         pairs = requests // (1 + rejected) if requests else images
         length = assumed.prompt + assumed.response
         costs.append(planner.training(f"train_dpo@{model}", pairs, 1 + rejected, length, settings, settings.lora_rank))
+        costs.append(Cost(f"diagnose_pairs@{source}", seconds=planner.hardware.start_seconds))
     return costs
 
 
@@ -273,39 +238,60 @@ def _stic(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
     ]
 
 
-def _csr(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
-    """Each iteration's search: kept nodes branch into candidates, sentence by sentence; the image is prefilled once."""
-    settings, count = params.csr.search, params.csr.images
-    kept = settings.keep_top + settings.keep_bottom
-    depth, sentence = min(settings.max_sentences, assumed.sentences), min(settings.max_sentence_tokens, assumed.sentence)
-    rows = max(1, planner.batch // kept) * kept * settings.candidates
-    nodes = count * (1 + kept * (depth - 1)) * settings.candidates
-    length = assumed.prompt + depth * sentence
-    searched = planner.generation("search", count, nodes, 0, sentence, settings.max_sentence_tokens, rows, before=length)
-    trained = planner.training("train_csr", count, 2, length, params.csr.dpo, params.csr.dpo.lora_rank)
+def _continued(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
+    """The base fine-tuned on shares of the instruction data (LLaVA's has 665,000 conversations)."""
+    items = params.data.world.instruct_scenes if params.data.source == "world" else 665_000
+    settings, length = params.continued_sft.sft, 3 * (assumed.prompt + assumed.response / 2)
     return [
+        planner.training(f"train_continued@{model}", share * items, 1, length, settings, settings.lora_rank)
+        for model, share in params.continued_sft.models.items()
+    ]
+
+
+def _csr(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
+    """Each iteration's search and training, and the figures of their pairs."""
+    count = params.csr.images
+    depth = min(params.csr.search.max_sentences, assumed.sentences)
+    length = assumed.prompt + depth * min(params.csr.search.max_sentence_tokens, assumed.sentence)
+    searched = planner.search("search", count, assumed.prompt, assumed, params)
+    trained = planner.training("train_csr", count, 2, length, params.csr.dpo, params.csr.dpo.lora_rank)
+    costs = [
         dataclasses.replace(cost, stage=f"{name}@{t}")
         for t in range(1, params.csr.iterations + 1)
         for cost, name in ((searched, "search"), (trained, "train_csr"))
     ]
+    return [*costs, Cost("diagnose_csr", seconds=planner.hardware.start_seconds)]
 
 
 def _evaluation(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
-    """Each model answers POPE (an image's questions share its prefill), describes for CHAIR twice, and the official benchmarks."""
+    """Each model answers POPE (an image's questions share its prefill), describes for CHAIR twice, and the official benchmarks.
+
+    An image's three yes-questions are the same in POPE's three files, and of its nine no-questions a third are asked twice. With
+    DaR each image is described first, and all prompts are longer by that; in the world CHAIR's descriptions serve.
+    """
     world, chair = params.data.source == "world", params.evaluate.chair
     scenes = params.data.world.test_scenes if params.evaluate.split == "test" else params.data.world.validation_scenes
-    pope_images, questions = (scenes, 14 * scenes) if world else (500, 9000)
-    described = scenes if world else params.data.coco.chair_images
-    official = sum(PUBLISHED.get(name.removesuffix("_ranking"), 1000) for name in params.evaluate.benchmarks)
+    pope_images, described = (scenes, scenes) if world else (500, params.data.coco.chair_images)
+    questions = (3 * params.evaluate.pope.per_image if world else 9) * pope_images
+    official = sum(_asked(params, name) for name in params.evaluate.benchmarks)
     models = {"base": False, **{name: row.dar for name, row in params.evaluate.models.items()}}
     models |= {f"csr-{t}": False for t in range(1, params.csr.iterations + 1)}
     costs = []
     for name, dar in models.items():
-        asked = planner.generation("", pope_images + official, questions + official, assumed.prompt, 2, 16, planner.batch)
-        texts = 2 * described + (pope_images + official if dar else 0)
-        told = planner.generation("", texts, texts, assumed.prompt, assumed.response, chair.max_new_tokens, planner.batch)
+        prompt = assumed.prompt + (assumed.response if dar else 0)
+        asked = planner.generation("", pope_images + official, questions + official, prompt, 2, 16, planner.batch)
+        first = (0 if world else pope_images + official) if dar else 0
+        texts = 2 * described + first
+        told = planner.generation("", texts, texts, prompt, assumed.response, chair.max_new_tokens, planner.batch)
         costs.append(_together(f"evaluate@{name}", [asked, told], planner.start()))
     return costs
+
+
+def _asked(params: Params, name: str) -> int:
+    """How many prompts a benchmark has."""
+    if params.data.source == "world":
+        return params.data.world.benchmark_questions * ROTATIONS.get(name, 1)
+    return CIRCULAR if name.startswith("mmbench") else PUBLISHED.get(name.removesuffix("_ranking"), 1000)
 
 
 def _together(stage: str, parts: Sequence[Cost], start: float) -> Cost:

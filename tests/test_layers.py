@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ FOUND_BY_NAME = {"generate_pairs": "sources", "search": "rewards"}
 LAYERS = [
     {"errors", "seeds", "params", "records", "extensions", "augmentations"},
     {"pairs", "losses", "metrics", "stats", "images", "pools", "transforms", "prompts", "chat", "judge", "diagnostics"},
-    {"policy", "features", "rewards", "decoder"},
+    {"policy", "features", "rewards", "decoder", "sizes"},
     {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources", "export", "plan"},
     {"tracking", "runtime"},
     {"cli", "launch"},
@@ -47,10 +48,12 @@ NO_TORCH = [
     "judge",
     "runtime",
     "plan",
+    "sizes",
     "cli",
 ]
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted((ROOT / "lookagain").rglob("*.py")):
@@ -59,6 +62,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
     """Full names of what a file imports (modules, and names in modules), without what is imported for type checks alone."""
     names: set[str] = set()
@@ -104,6 +108,7 @@ def _parents(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
+@functools.cache
 def stages(path: Path) -> dict[str, dict]:
     """A dvc.yaml's stages by name, `do` unwrapped."""
     raw = YAML().load(path.read_text())
