@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def build_policy_folder(folder: Path, seed: int = 0) -> Path:
     processor.save_pretrained(folder)
     (folder / "lineage.json").write_text(json.dumps({"base": "world", "fingerprint": f"random-{seed}"}))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Models this small lose more to a second thread than they win, the more so where something else is running."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -26,14 +26,6 @@ PROMPT = "Describe the following image."
 HOW = Provenance(PROMPT, {"name": "none"}, {}, 0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # models this small lose more to a second thread than they win
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=architectures.NAMES)
 def folder(request, tmp_path_factory):
     return architectures.build(request.param, tmp_path_factory.mktemp(request.param) / "base")

@@ -225,7 +225,7 @@ def test_lasting_trouble_is_a_counted_failure(serve, trouble, reason):
             return ok("1")
         return trouble
 
-    judge = patient(serve(behave), retries=1, timeout=0.1)
+    judge = patient(serve(behave), retries=1, timeout=0.1 if trouble == "sleep" else 30.0)
     verdicts = judge.verdicts(asks(3))
     assert [verdict.value for verdict in verdicts] == [None] * 3
     assert all(verdict.reason.startswith(f"judge failed: {reason}") for verdict in verdicts)

@@ -1,6 +1,7 @@
 """Data-parallel training of the world's models gives what one process gives."""
 
 import functools
+import multiprocessing
 import socket
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import distributed, multiprocessing
+from torch import distributed
 from torch.nn import functional
 from torch.testing import assert_close
 
@@ -55,8 +56,15 @@ def trained(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(work, (port, folder), nprocs=2)
+    context = multiprocessing.get_context("forkserver")  # as tests/test_kills.py: its process has imported all of this already
+    context.set_forkserver_preload(["lookagain.training.dpo", "lookagain.search", "lookagain.world.reward"])
+    processes = [context.Process(target=work, args=(rank, port, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
     train(folder)
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
     return [load_file(folder / f"{count}.safetensors") for count in (1, 2)]
 
 

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
 from lookagain.records import atomic_write
@@ -163,9 +164,29 @@ def run(trainer: Any, optimisation: Optimisation, report: Callable[[dict[str, fl
     with stopping() as stop:
         trainer.add_callback(Report(report))
         trainer.add_callback(SaveByTheClock(stop))
+        if trainer.is_fsdp_enabled:
+            split_language_model_alone(trainer)
         whole = [path for path in checkpoints(optimisation.checkpoints) if (path / WHOLE).is_file()]
         trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    gather_adapter(trainer.model)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def split_language_model_alone(trainer: Any) -> None:
+    """Keep everything else whole on each process under FSDP: the collator computes image features outside the model's forward."""
+    inner = trainer.model.get_base_model()
+    decoder, around = inner.get_decoder(), inner.base_model
+    others = [module for module in around.children() if module is not decoder]
+    direct = torch.nn.ParameterList(around.parameters(recurse=False))  # LLaVA-NeXT's image_newline
+    trainer.accelerator.state.fsdp_plugin.ignored_modules = [*others, direct]
+
+
+def gather_adapter(model: torch.nn.Module) -> None:
+    """Make trained parameters that FSDP has split whole again, on every process."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.requires_grad and isinstance(parameter, DTensor):
+                setattr(module, name, torch.nn.Parameter(parameter.full_tensor().detach()))
 
 
 def checkpoints(folder: Path) -> list[Path]:
