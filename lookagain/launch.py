@@ -30,7 +30,7 @@ from pathlib import Path
 from lookagain import warm
 from lookagain.errors import UserError
 from lookagain.params import load_params
-from lookagain.processes import CAN_FORK, Forked, Process, cores, launcher, ranks, run_together, set_environment
+from lookagain.processes import CAN_FORK, Forked, Process, cores, environment, launcher, ranks, run_together
 from lookagain.runtime import StageError, read_accelerate_config, root
 
 ONE_PROCESS = ("prepare_data", "sample_images", "report")  # stages whose other processes would only wait
@@ -67,7 +67,7 @@ def _start(arguments: list[str]) -> int:
 
 def _launch(name: str, config: dict, arguments: list[str]) -> int:
     """Run the stage in processes with the right environment: this one started anew, or others."""
-    set_environment(config)
+    os.environ.update(environment(config))
     count, stage = config.get("num_processes", 1), ["lookagain.launch", *arguments]
     here = config.get("use_cpu", not config) and config.get("num_machines", 1) == 1  # without Accelerate's launcher
     if here and (count == 1 or CAN_FORK):

@@ -63,10 +63,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def set_environment(config: dict) -> None:
-    """Settings that are read once, when a process starts or a library loads; what the user set is kept."""
+def environment(config: dict) -> dict[str, str]:
+    """This process's environment for a stage's processes: what they read once, when they start, as far as the user left it open."""
     processes = max(1, config.get("num_processes", 1) // config.get("num_machines", 1))
-    defaults = {
+    settings = {
         "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread that spins takes the core of one that works
         "OMP_NUM_THREADS": str(max(1, cores() // processes)),
         "TOKENIZERS_PARALLELISM": "false",
@@ -75,10 +75,9 @@ def set_environment(config: dict) -> None:
         "PYTHONUNBUFFERED": "1",
         **MALLOC,
     }
-    if config.get("use_cpu"):  # the launcher passes it on to a single process only
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    # The launcher passes it on to a single process only.
+    cpu = {"ACCELERATE_USE_CPU": "true"} if config.get("use_cpu") else {}
+    return settings | dict(os.environ) | cpu
 
 
 def run_together(start: Callable[[str], list[Process]]) -> int:

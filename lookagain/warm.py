@@ -2,8 +2,8 @@
 `dvc repro`, whose stages do so.
 
 Importing torch and transformers takes a stage seconds, and a pipeline has dozens of stages. Here one process imports them once
-and forks itself for each stage. It imports nothing of LookAgain: a stage runs the code as it is when it starts. It ends with the
-command. Stages that need a GPU start without it: CUDA does not outlive a fork.
+and forks itself for each stage, which then imports LookAgain's own modules, as they are at that time. It ends with the command.
+Stages that need a GPU start without it: CUDA does not outlive a fork.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-# For a command's stages: the server's socket, and the package that it serves.
-WARM = "LOOKAGAIN_WARM"
-PACKAGE = str(Path(__file__).parent)
+from lookagain.processes import CAN_FORK, cores, environment
+
+WARM = "LOOKAGAIN_WARM"  # for a command's stages: the server's socket, and the Python that it is
 LIBRARIES = (
     "accelerate",
     "open_clip",
@@ -38,27 +40,36 @@ LIBRARIES = (
 
 def main(command: list[str]) -> int:
     """Run a command beside a server for its stages; returns its exit code."""
-    from lookagain.processes import CAN_FORK, set_environment
-
-    if not CAN_FORK:
-        os.execvp(command[0], command)
-    given = dict(os.environ)
-    set_environment({"use_cpu": True, "num_processes": os.cpu_count()})
-    with tempfile.TemporaryDirectory(prefix="lookagain-") as folder:
-        path = f"{folder}/socket"
-        server = subprocess.Popen([sys.executable, "-m", "lookagain.warm", "--serve", path], stdin=subprocess.PIPE)
-        running = subprocess.Popen(command, env=given | {WARM: f"{path}{os.pathsep}{PACKAGE}"})
+    with serving():
+        running = subprocess.Popen(command)
         signal.signal(signal.SIGTERM, lambda *_: running.terminate())
         signal.signal(signal.SIGINT, lambda *_: None)  # the terminal tells the command too
-        code = running.wait()
-        server.communicate()
-    return code
+        return running.wait()
+
+
+@contextmanager
+def serving() -> Iterator[None]:
+    """Stages that this process's commands run start from a server, as long as the block lasts."""
+    if not CAN_FORK:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lookagain-") as folder:
+        path, settings = f"{folder}/socket", environment({"use_cpu": True, "num_processes": cores()})
+        server = subprocess.Popen(
+            [sys.executable, "-m", "lookagain.warm", "--serve", path], stdin=subprocess.PIPE, env=settings
+        )
+        os.environ[WARM] = f"{path}{os.pathsep}{sys.prefix}"
+        try:
+            yield
+        finally:
+            del os.environ[WARM]
+            server.communicate()  # its input ends, and so does it
 
 
 def ask(arguments: list[str]) -> int | None:
     """The exit code of a stage that the server runs as this process would run it; None if there is no server."""
-    path, _, package = os.environ.get(WARM, "").partition(os.pathsep)
-    if package != PACKAGE:
+    path, _, python = os.environ.get(WARM, "").partition(os.pathsep)
+    if python != sys.prefix:
         return None
     with socket.socket(socket.AF_UNIX) as server:
         try:
@@ -66,7 +77,7 @@ def ask(arguments: list[str]) -> int | None:
         except OSError:
             return None
         socket.send_fds(server, [b"."], [0, 1, 2])
-        server.sendall(json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode() + b"\n")
+        server.sendall(json.dumps([arguments, str(Path.cwd()), sys.path, dict(os.environ)]).encode() + b"\n")
         said = server.makefile()
         process = int(said.readline())
         signal.signal(signal.SIGTERM, lambda *_: os.kill(process, signal.SIGTERM))
@@ -101,12 +112,13 @@ def _run(client: socket.socket) -> None:
     import torch
 
     streams = socket.recv_fds(client, 1, 3)[1]
-    arguments, folder, environment = json.loads(client.makefile().readline())
+    arguments, folder, sys.path[:], environment = json.loads(client.makefile().readline())
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(folder)
-    sys.path[0] = folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lookagain"]:
+        del sys.modules[name]  # the stage's own may lie elsewhere
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
@@ -130,5 +142,6 @@ def _run(client: socket.socket) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         serve(sys.argv[2])
+        os._exit(0)  # nothing to take apart
     else:
         sys.exit(main(sys.argv[1:]))
