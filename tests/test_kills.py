@@ -43,7 +43,7 @@ def run_stage(folder, name, arguments, rank=None):
 def processes():
     """Processes that have imported the slow libraries already, and are as fresh as new ones."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lookagain.training.dpo", "lookagain.search", "lookagain.world.reward"])
+    context.set_forkserver_preload(["lookagain.training.dpo", "lookagain.search"])
     return context
 
 

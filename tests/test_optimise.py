@@ -57,7 +57,7 @@ def trained(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("forkserver")  # as tests/test_kills.py: its process has imported all of this already
-    context.set_forkserver_preload(["lookagain.training.dpo", "lookagain.search", "lookagain.world.reward"])
+    context.set_forkserver_preload(["lookagain.training.dpo", "lookagain.search"])
     processes = [context.Process(target=work, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()

@@ -1,6 +1,9 @@
 import math
+import random
 
 import pytest
+import torch
+from project import write_reward
 
 from lookagain.rewards import (
     Candidate,
@@ -40,3 +43,15 @@ def test_value_and_rank_mix_the_parts():
 def test_missing_reward_model_is_named(tmp_path):
     with pytest.raises(RewardError, match=r"reward\.json"):
         ImageTextScorer(tmp_path)
+
+
+def test_scores_do_not_depend_on_what_was_scored_before(images, tmp_path):
+    """To the bit: a sentence's embedding depends on how many are encoded with it."""
+    words = "the image shows a beach street dog cat car in left right there is".split()
+    texts = [" ".join(random.Random(number).choices(words, k=6)) for number in range(40)]
+    write_reward(tmp_path / "reward")
+    one, other = (ImageTextScorer(tmp_path / "reward") for _ in range(2))
+    one.encode_images(images[:2])
+    one.encode_texts(texts[2:])
+    assert torch.equal(one.encode_images(images[2:]), other.encode_images(images[2:]))
+    assert torch.equal(one.encode_texts(texts), other.encode_texts(texts))

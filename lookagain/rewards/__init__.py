@@ -68,7 +68,7 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 class ImageTextScorer:
-    """Cosines between images and sentences by an open_clip model: an image is encoded once, sentences in batches, each once."""
+    """Cosines between images and sentences by an open_clip model: images are encoded once, and then their sentences, each once."""
 
     def __init__(self, folder: Path | str, device: str = "cpu"):
         """Load the model that `reward.json` in `folder` names. Raises RewardError if it is not there."""
@@ -87,13 +87,18 @@ class ImageTextScorer:
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Normalised image embeddings, (images, width)."""
+        """Normalised image embeddings, (images, width). Forgets the sentences of the images before.
+
+        Else those would decide which sentences are encoded together from now on, and the last bits of a score would tell which
+        images this process had scored before.
+        """
+        self._texts.clear()
         pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
         return self.model.encode_image(pixels, normalize=True).float().cpu()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Normalised text embeddings, (texts, width); a sentence seen before is not encoded again."""
+        """Normalised text embeddings, (texts, width); a sentence seen since the last images is not encoded again."""
         new = sorted(set(texts) - self._texts.keys())
         for start in range(0, len(new), batch_size):
             part = new[start : start + batch_size]
