@@ -26,6 +26,19 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 PROMPT = "Describe this image."
 
 
+USE_MERGED = [
+    "```python",
+    "from transformers import AutoModelForImageTextToText, AutoProcessor",
+    "",
+    "model, processor = AutoModelForImageTextToText.from_pretrained(FOLDER), AutoProcessor.from_pretrained(FOLDER)",
+    "```",
+]
+USE_ADAPTERS = [
+    "The adapters in PEFT's format. Those in `earlier/`, if there are any, are merged into the base first, in the order of their",
+    "names; this folder's own comes last.",
+]
+
+
 class ExportError(UserError):
     """A model that cannot be exported, or whose export differs from it."""
 
@@ -119,7 +132,9 @@ def card(lineage: Lineage, metrics: dict[str, Metric], difference: float | None)
         "---",
     ]
     revision = f" at revision `{raw['revision']}`" if raw.get("revision") else ""
-    lines = [*head, "", f"# {lineage.folder.name}", "", f"Made by LookAgain from `{base or lineage.base}`{revision}.", ""]
+    origin = "a small base that was trained from scratch" if base == "world" else f"`{base or lineage.base}`{revision}"
+    lines = [*head, "", f"# {lineage.folder.name}", "", f"Made by LookAgain from {origin}.", ""]
+    lines += ["## Use", "", *(USE_MERGED if difference is not None else USE_ADAPTERS), ""]
     lines += ["## Lineage", "", f"- base: fingerprint `{lineage.base_fingerprint}`"]
     lines += [f"- adapter {number}: `{path.name}`" for number, path in enumerate(lineage.adapters, 1)]
     lines += [f"- all together: fingerprint `{lineage.fingerprint}`"]

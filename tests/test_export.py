@@ -7,6 +7,7 @@ import architectures
 import pytest
 import torch
 from test_policy import PROMPTS, trained
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lookagain import export as exporting
 from lookagain.export import ExportError, export
@@ -32,6 +33,25 @@ def described(folder, images):
     return respond(load_policy(folder), requests, lambda one: images[int(one.image_id)], Decoding(0.0, 1.0, 12), 0)
 
 
+@torch.inference_mode()
+def by_transformers_alone(folder, images):
+    """Greedy descriptions as the libraries' own documentation would have them."""
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    texts = []
+    for image in images:
+        content = [{"type": "image", "image": image}, {"type": "text", "text": PROMPTS[0]}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        texts.append(processor.decode(ids, skip_special_tokens=True).strip())
+    return texts
+
+
 def test_a_loaded_export_describes_as_the_model_does(model, images, tmp_path):
     write_metrics(
         tmp_path / "two.json", {"pope/random/accuracy": Metric(81.25, 0.5, 600), "x/y": Metric(None, reason="no judge")}
@@ -44,6 +64,7 @@ def test_a_loaded_export_describes_as_the_model_does(model, images, tmp_path):
     original = json.loads((model.parent / "base/config.json").read_text())
     exported = json.loads((tmp_path / "out/two/config.json").read_text())
     assert exported["architectures"] == original["architectures"]
+    assert by_transformers_alone(tmp_path / "out/two", images) == described(model, images)
     card = (tmp_path / "out/two/README.md").read_text()
     for said in ("adapter 2: `01-two`", "`dpo.beta`: 0.1", "`data/pairs/x.jsonl`: ab12", "| 81.25 | 0.50 | 600 |", "no judge"):
         assert said in card

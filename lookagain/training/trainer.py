@@ -18,6 +18,8 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
@@ -166,20 +168,31 @@ def run(trainer: Any, optimisation: Optimisation, report: Callable[[dict[str, fl
         trainer.add_callback(Report(report))
         trainer.add_callback(SaveByTheClock(stop))
         if trainer.is_fsdp_enabled:
-            split_language_model_alone(trainer)
+            split_layers(trainer)
         whole = [path for path in checkpoints(optimisation.checkpoints) if (path / WHOLE).is_file()]
         trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     gather_adapter(trainer.model)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def split_language_model_alone(trainer: Any) -> None:
-    """Keep everything else whole on each process under FSDP: the collator computes image features outside the model's forward."""
-    inner = trainer.model.get_base_model()
-    decoder, around = inner.get_decoder(), inner.base_model
-    others = [module for module in around.children() if module is not decoder]
-    direct = torch.nn.ParameterList(around.parameters(recurse=False))  # LLaVA-NeXT's image_newline
-    trainer.accelerator.state.fsdp_plugin.ignored_modules = [*others, direct]
+def split_layers(trainer: Any) -> None:
+    """Split the language model's layers between the processes (FSDP2); all else stays whole on each.
+
+    The collator computes image features outside the model's forward, where nothing would gather the vision tower. Accelerate
+    would split a model with an adapter in one piece, which is whole again in every step.
+    """
+    plugin, model = trainer.accelerator.state.fsdp_plugin, trainer.model
+    settings = {
+        "mesh": init_device_mesh(trainer.args.device.type, (trainer.args.world_size,)),
+        "mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy(),
+        "offload_policy": plugin.cpu_offload,
+    }
+    layers = model.get_base_model().get_decoder().layers
+    inside = set(layers.parameters())
+    whole = {parameter for parameter in model.parameters() if parameter not in inside}
+    for layer in layers:
+        fully_shard(layer, reshard_after_forward=plugin.reshard_after_forward, **settings)
+    fully_shard(model, ignored_params=whole, **settings)
 
 
 def gather_adapter(model: torch.nn.Module) -> None:
