@@ -140,6 +140,8 @@ def _disk_full(error: BaseException | None) -> str:
             where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
             reason = os.strerror(number) if number else os.strerror(errno.ENOSPC)
             return f"{reason}{where} in {Path.cwd()}: nothing was left half-written; make room, then the same command goes on"
+        if "inline_container.cc" in str(error):  # torch's own files, of which it says no more: checkpoints
+            return f"a checkpoint could not be written in {Path.cwd()}, probably for lack of room; the same command goes on"
         error = error.__cause__ or error.__context__
     return ""
 

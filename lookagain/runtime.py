@@ -34,6 +34,10 @@ from lookagain.records import atomic_write
 WAIT = timedelta(hours=24)
 
 
+# What torch says instead of OutOfMemoryError: on CPUs, and where cuBLAS finds no room for its own.
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 class StageError(UserError):
     """A stage that cannot start or go on, for a reason that its user can mend: the message says which and how."""
 
@@ -166,7 +170,7 @@ def stage(name: str, params: Any, inputs: Sequence[Path | str] = ()) -> Iterator
 def _out_of_memory(error: RuntimeError) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
 def _empty_cache() -> None:

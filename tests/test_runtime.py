@@ -230,6 +230,22 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_written(project):
     assert not list(project.glob("*big.txt*"))
 
 
+def test_a_disk_that_is_full_when_a_checkpoint_is_written_is_one_line(tmp_path):
+    import resource
+
+    import torch
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            torch.save({"moments": torch.zeros(10**6)}, tmp_path / "optimizer.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert launcher._disk_full(raised.value).startswith("a checkpoint could not be written")
+    assert launcher._disk_full(RuntimeError("a bug")) == ""
+
+
 SRUN = """#!/bin/bash
 # As srun runs a command on two machines: ends all when one fails.
 while [[ $1 == --* ]]; do shift; done
@@ -285,9 +301,20 @@ def test_a_process_that_dies_on_another_machine_ends_the_stage(project, cluster)
     assert "rank      : 1" in done.stderr
 
 
-def test_a_batch_that_does_not_fit_is_halved(tmp_path, capsys):
+def no_memory_on_a_gpu():
     import torch
 
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def no_memory_on_a_cpu():
+    import torch
+
+    torch.empty(10**15)
+
+
+@pytest.mark.parametrize("out_of_memory", [no_memory_on_a_gpu, no_memory_on_a_cpu])
+def test_a_batch_that_does_not_fit_is_halved(out_of_memory, tmp_path, capsys):
     run = runtime.Run("toy", 0, 1, tmp_path)
     items = [type("Item", (), {"id": str(number)})() for number in range(10)]
     tried = []
@@ -295,14 +322,14 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, capsys):
     def work(batch):
         tried.append(len(batch))
         if len(batch) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            out_of_memory()
         return [f"answer {item.id}" for item in batch]
 
     assert run.map_batches([items[:8], items[8:]], work, "x") == [f"answer {number}" for number in range(10)]
     assert tried == [8, 4, 2, 2, 2, 2, 2]
     assert "out of memory with 4 at once, going on with 2" in capsys.readouterr().err
     with pytest.raises(StageError, match="7 does not fit into memory alone"):
-        run.map_batches([items[7:]], lambda batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")), "y")
+        run.map_batches([items[7:]], lambda batch: out_of_memory(), "y")
 
 
 def test_fewer_processes_than_asked_for_are_refused(tmp_path):
