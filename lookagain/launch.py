@@ -70,7 +70,6 @@ def _launch(name: str, config: dict, arguments: list[str]) -> int:
     os.environ.update(environment(config))
     count, stage = config.get("num_processes", 1), ["lookagain.launch", *arguments]
     here = config.get("use_cpu", not config) and config.get("num_machines", 1) == 1  # without Accelerate's launcher
-    here = here and config.get("distributed_type") not in ("FSDP", "DEEPSPEED")  # whose settings it passes on
     if here and (count == 1 or CAN_FORK):
         os.environ[LAUNCHED] = "1"
         code = warm.ask(arguments) if config.get("use_cpu") else None

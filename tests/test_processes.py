@@ -1,6 +1,4 @@
-"""Two processes give what one gives: pairs, searches and answers to the byte, adapters to 1e-5, also with the model split."""
-
-import shutil
+"""Two processes give what one gives: pairs, searches and answers to the byte, adapters to 1e-5."""
 
 import pytest
 from project import build_project, run_stage
@@ -47,18 +45,3 @@ def test_adapters_are_equal(projects, model):
     assert any(value.abs().max() > 0 for name, value in one.items() if "lora_B" in name)
     for name in one:
         assert_close(one[name], two[name], rtol=1e-5, atol=1e-5, msg=name)
-
-
-def test_a_model_split_by_layers_trains_the_same_adapter(projects, tmp_path):
-    """FSDP as configs/accelerate/fsdp.yaml has it, by two processes on CPUs."""
-    shutil.copytree(projects[0], tmp_path / "split", ignore=shutil.ignore_patterns(".resume"))
-    text = (tmp_path / "split/configs/accelerate/fsdp.yaml").read_text()
-    text = text.replace("use_cpu: false", "use_cpu: true").replace("num_processes: 4", "num_processes: 2")
-    (tmp_path / "split/fsdp.yaml").write_text(text)
-    place = "models/stic-stage1/adapters/00-stic-stage1/adapter_model.safetensors"
-    (tmp_path / "split" / place).unlink()
-    run_stage(tmp_path / "split", "train_dpo", "stic", "stic-stage1", config="fsdp.yaml")
-    one, split = (load_file(folder / place) for folder in (projects[0], tmp_path / "split"))
-    assert one.keys() == split.keys()
-    for name in one:
-        assert_close(one[name], split[name], rtol=1e-5, atol=1e-5, msg=name)
