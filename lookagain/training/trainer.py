@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import signal
@@ -196,11 +197,17 @@ def split_layers(trainer: Any) -> None:
 
 
 def gather_adapter(model: torch.nn.Module) -> None:
-    """Make trained parameters that FSDP has split whole again, on every process."""
+    """Make trained parameters that FSDP or DeepSpeed's ZeRO-3 has split whole again, on every process."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.requires_grad and isinstance(parameter, DTensor):
+            if not parameter.requires_grad:
+                continue
+            if isinstance(parameter, DTensor):
                 setattr(module, name, torch.nn.Parameter(parameter.full_tensor().detach()))
+            elif hasattr(parameter, "ds_id"):  # DeepSpeed's mark; the package is there if anything bears it
+                zero = importlib.import_module("deepspeed.zero")
+                with zero.GatheredParameters([parameter]):
+                    setattr(module, name, torch.nn.Parameter(parameter.detach().clone()))
 
 
 def checkpoints(folder: Path) -> list[Path]:
