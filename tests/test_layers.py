@@ -84,7 +84,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
 def closure(script: Path) -> list[str]:
     """The script and every lookagain module it can import, as sorted paths; empty `__init__` files are left out.
 
-    Files that a stage finds by name are no part of it, but what they import is.
+    Files that a stage finds by name are no part of it, but what they import is; a package's style and script are.
     """
     named = sorted((ROOT / "lookagain" / FOUND_BY_NAME.get(script.stem, "no such package")).glob("[!_]*.py"))
     known, seen, queue = modules(), set(), [script, *named]
@@ -96,6 +96,7 @@ def closure(script: Path) -> list[str]:
             seen.add(name)
             queue.append(known[name])
     paths = [known[name] for name in seen if known[name].stat().st_size and known[name] not in named]
+    paths += {path for name in seen for path in known[name].parent.iterdir() if path.suffix in (".css", ".js")}
     return sorted(path.relative_to(ROOT).as_posix() for path in [*paths, script])
 
 

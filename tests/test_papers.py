@@ -411,6 +411,7 @@ def test_the_page_shows_the_tables(repository, tmp_path):
     content = page.Content({"base": {}}, Table([], []), tmp_path, {}, "abc123", {}, papers=[filled])
     text = page.render(content)
     assert "<summary>CSR, Table 9: The weight λ of the image relevance in the reward</summary>" in text
-    assert '<tr class="model"><th>λ = 0.9 [b]</th><td>paper</td><td>1524.2</td>' in text
+    assert '<th scope="row">λ = 0.9 [b]</th><td class="kind">paper</td><td>1524.2</td>' in text
+    assert "<code>lookagain grid csr-9</code>" in text  # of the rows that are not measured
     assert "n/a [1]: evaluate.benchmarks does not name mme" in text
     assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text

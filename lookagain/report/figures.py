@@ -155,9 +155,9 @@ def tradeoff(metrics: Mapping[str, Metrics]) -> Figure:
         axis.set_title(title)
         axis.set_xlabel("CHAIR_S, %  (left is better)")
         axis.set_ylabel("object recall, %  (up is better)")
-    handles, names = axes[0].get_legend_handles_labels()
+    entries = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))  # CSR's iterations are one
     title = "filled: model, CSR with its iteration · hollow: base cut to the model's mean length · bars: one standard error"
-    legend = figure.legend(handles, names, loc="outside lower center", ncols=7, title=title)
+    legend = figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=7, title=title)
     legend.get_title().set_fontsize(9)
     return figure
 
@@ -197,7 +197,7 @@ def _draw_point(axis: Axes, point: Point, model: str, is_control: bool) -> None:
         markerfacecolor="none" if is_control else colour,
         markersize=10 if number else 6 if is_control else 8,
         elinewidth=0.8,
-        label="_" if is_control else label(model),
+        label="_" if is_control else "CSR" if number else label(model),
     )
     if number:
         axis.annotate(
