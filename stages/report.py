@@ -72,7 +72,7 @@ def main() -> None:
             for key, metric in (known or {}).items()
             if metric.value is not None
         }
-        tracking.parent(final, ["reports/index.html", "reports/tables"])
+        tracking.parent(final, ["reports/index.html", "reports/tables"], examples.as_tables(content.gallery, content.pairs))
 
 
 def revision() -> str:

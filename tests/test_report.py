@@ -458,7 +458,7 @@ def test_the_stage_writes_all_and_says_what_is_absent(workspace, monkeypatch, ca
     monkeypatch.delenv("DVC_ROOT", raising=False)
     stage = runpy.run_path(str(repository / "stages/report.py"))
     sent = {}
-    monkeypatch.setattr(stage["tracking"], "parent", lambda metrics, files: sent.update(metrics))
+    monkeypatch.setattr(stage["tracking"], "parent", lambda metrics, files, tables: sent.update(metrics, tables=tables))
     stage["main"]()
     text = Path("reports/index.html").read_text()
     assert "image x7 of the pool was skipped: truncated" in text
@@ -469,4 +469,6 @@ def test_the_stage_writes_all_and_says_what_is_absent(workspace, monkeypatch, ca
         sent["csr-3/pope/random/accuracy"]
         == tables.read_all("reports/metrics", ["base", "csr-3"])["csr-3"]["pope/random/accuracy"].value
     )
+    assert {row["model"] for row in sent["tables"]["descriptions"]} == {"base", "stic-stage1", "stic", "csr-3"}
+    assert {row["method"] for row in sent["tables"]["pairs"]} == {"stic"}
     assert "CSR 3" in capsys.readouterr().out
