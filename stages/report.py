@@ -16,7 +16,7 @@ from lookagain.papers.experiments import CACHE, workspace
 from lookagain.papers.figures import write_all
 from lookagain.params import flatten, load_params, read_raw
 from lookagain.records import atomic_write
-from lookagain.report import examples, figures, page, tables
+from lookagain.report import distributions, examples, figures, page, tables
 
 SHOWN = 2  # evaluated models whose descriptions stand between those of the base and of CSR
 
@@ -36,7 +36,9 @@ def main() -> None:
         table = tables.build(metrics)
         tables.write(table, "reports/tables")
         figures.write_tradeoff(metrics, "reports/tables/tradeoff.csv")
-        figures.write(metrics, figures.read_logs("models", policies), "reports/figures")
+        trained = {**params.methods, **{model: model for model in chain}}  # by the set of pairs
+        scores = distributions.read_scores("data/pairs", "models", trained)
+        figures.write(metrics, figures.read_logs("models", policies), scores, "reports/figures")
         # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
         here = [workspace(cache=runtime.root() / CACHE)]
         papers = write_all(read_raw(), here, "reports/tables/papers", "reports/figures/papers")

@@ -27,7 +27,7 @@ from lookagain.evaluation.scoring import Bootstrap, score_model
 from lookagain.metrics import chair, pope
 from lookagain.pairs import Made, write_pairs
 from lookagain.records import Answer, Metric, Pair, Provenance, RecordError, write_metrics, write_records
-from lookagain.report import compare, examples, figures, markup, page, tables
+from lookagain.report import compare, distributions, examples, figures, markup, page, tables
 
 OBJECTS = ["dog", "cat", "car", "bus", "apple", "hot dog", "teddy bear", "person", "chair", "cup"]
 # Made-up models: (objects named, chance that a named one is absent, chance that a yes/no answer is wrong)
@@ -63,6 +63,7 @@ def build_workspace(root, models=tuple(MODELS), count=60):
         (folder / "lineage.json").write_text(json.dumps({"base": "world", "fingerprint": model.ljust(64, "0")}))
         if model not in ("base", "stic-dar"):
             (folder / "training_log.json").write_text(json.dumps(_log(model, rng)))
+    (root / "models/stic-stage1/reference_logps.json").write_text('{"stic-0": [-1.0, -3.0], "stic-1": [-2.0, -3.5]}')
     made = [_pair(number, image, rng) for number, image in enumerate(truth)]
     write_pairs(root / "data/pairs/stic", Made(made, {}, images.ImageStore(root / "data/sample/images")))
     measured = {"pairs/all/pairs": Metric(60.0), "pairs/all/length_gap": Metric(-1.25, 0.5, 60)}
@@ -123,7 +124,7 @@ def _answer(question, names, model, rng):
 def _pair(number, image, rng):
     name = "low_resolution" if number % 2 else "none"
     decoding = {"temperature": 0.2, "top_p": 1.0, "max_new_tokens": 96}
-    good = Provenance("Describe step by step.", {"name": "none"}, decoding, number)
+    good = Provenance("Describe step by step.", {"name": "none"}, decoding, number, relevance=25.0 + number % 7)
     bad = Provenance("Imagine objects.", {"name": name, **({"size": 14} if number % 2 else {})}, decoding, number)
     said = f"There is a {rng.choice(OBJECTS)} & <script>alert(1)</script>."
     return Pair(f"stic-{number}", image, "stic", "Outline the key elements.", "There is a dog.", [said], good, [bad])
@@ -277,16 +278,27 @@ def test_figures_are_the_same_bytes_each_time(metrics, workspace, tmp_path):
     logs = figures.read_logs(workspace / "models", list(metrics))
     assert set(logs) == {"stic-stage1", "stic", "csr-1", "csr-2", "csr-3"}
     for folder in ("a", "b"):
-        figures.write(metrics, logs, tmp_path / folder)
+        figures.write(metrics, logs, scores_of(workspace), tmp_path / folder)
     made = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert made == sorted(f"{name}.{kind}" for name in figures.FIGURES for kind in ("png", "svg"))
     for name in made:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def scores_of(workspace):
+    return distributions.read_scores(workspace / "data/pairs", workspace / "models", {"stic": "stic-stage1", "seva": "seva"})
+
+
+def test_scores_of_pairs_are_read_where_they_are(workspace):
+    scores = scores_of(workspace)
+    assert set(scores) == {"stic"}  # there are no pairs of seva
+    assert scores["stic"]["relevance"]["chosen"] == [25.0 + number % 7 for number in range(60)]
+    assert scores["stic"]["logp"] == {"chosen": [-1.0, -2.0], "rejected": [-3.0, -3.5]}
+
+
 def test_figures_are_drawn_without_csr_controls_or_logs(tmp_path):
     measured = {"base": {"chair/chair_s": Metric(30.0), "chair/recall": Metric(70.0)}, "stic": None}
-    figures.write(measured, {}, tmp_path)
+    figures.write(measured, {}, {}, tmp_path)
     assert all((tmp_path / f"{name}.svg").is_file() for name in figures.FIGURES)
 
 
@@ -349,7 +361,7 @@ class Outline(HTMLParser):
 
 def content_of(workspace, metrics, folder):
     logs = figures.read_logs(workspace / "models", list(metrics))
-    figures.write(metrics, logs, folder)
+    figures.write(metrics, logs, scores_of(workspace), folder)
     shown = ["base", "stic", "csr-3"]
     return page.Content(
         metrics=metrics,

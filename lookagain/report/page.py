@@ -40,6 +40,8 @@ CAPTIONS = {
     "the model: its gain or loss at equal length.",
     "training": "Training: loss, margin between the rewards of chosen and rejected, and how often the chosen one is "
     "preferred; faint: single steps. STIC's second stage is supervised: it has a loss of another kind, and no margin.",
+    "pairs": "Chosen and rejected responses: relevance to their image (CSR's Figure 5; 100 times the cosine, mean over sentences) "
+    "and log-probability under the policy that the training starts from (CSR's Figure 8). Lines: median and quartiles.",
 }
 
 

@@ -1,0 +1,81 @@
+"""How the scores of chosen and rejected responses are distributed: CSR's Figure 5 (relevance) and Figure 8 (probability).
+
+The paper's figures are of LLaVA-1.5 7B: the relevance R_I over CSR's iterations, and the probability of a response under the policy
+that wrote it, which is the reference of the training on it. Here both are of all sets of pairs that have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from lookagain.diagnostics import logps, read_references, relevances
+from lookagain.records import Pair, read_records
+from lookagain.report.tables import label
+
+BLUE, VERMILION = "#0072b2", "#d55e00"  # as in the report's other figures
+SIDES = (("chosen", BLUE, "low"), ("rejected", VERMILION, "high"))  # with the half of a violin that is theirs
+PANELS = (
+    ("relevance", "Image relevance R_I of the responses"),
+    ("logp", "Log-probability of the responses under the reference, nats"),
+)
+
+Scores = dict[str, dict[str, list[float]]]  # by panel and side
+
+
+def read_scores(pairs: Path | str, models: Path | str, trained: Mapping[str, str]) -> dict[str, Scores]:
+    """The scores of each set of pairs, by its name; `trained` gives the model that was trained on it."""
+    found = {}
+    for name, model in trained.items():
+        path = Path(pairs) / name / "pairs.jsonl"
+        if path.is_file():
+            records, references = list(read_records(path, Pair)), read_references(Path(models) / model)
+            found[name] = {
+                "relevance": {side: relevances(records, side) for side, _, _ in SIDES},
+                "logp": {side: logps(references, side) for side, _, _ in SIDES},
+            }
+    return found
+
+
+def draw(scores: Mapping[str, Scores]) -> Figure:
+    """A panel for each score: per set of pairs a violin, its left half of chosen, its right half of rejected responses."""
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(12, 3.6), layout="constrained")
+    for axis, (panel, title) in zip(axes, PANELS, strict=True):
+        axis.set_title(title)
+        shown = [name for name in scores if any(_spread(values) for values in scores[name][panel].values())]
+        for place, name in enumerate(shown):
+            for side, colour, half in SIDES:
+                _half_violin(axis, scores[name][panel][side], place, colour, half)
+        axis.set_xticks(range(len(shown)), [label(name) for name in shown])
+        axis.grid(axis="x", visible=False)
+        if not shown:
+            axis.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axis.transAxes)
+    handles = [Patch(color=colour, alpha=0.5, label=side) for side, colour, _ in SIDES]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _spread(values: Sequence[float]) -> bool:
+    """Whether values have a distribution that can be drawn."""
+    return len(set(values)) > 1
+
+
+def _half_violin(axis: Axes, values: Sequence[float], place: int, colour: str, half: Any) -> None:
+    """One side's distribution, with a line at its median and dotted ones at its quartiles."""
+    if not _spread(values):
+        return
+    quantiles = [0.25, 0.5, 0.75]
+    drawn = axis.violinplot([values], [place], widths=0.8, showextrema=False, quantiles=[quantiles], side=half)
+    for body in drawn["bodies"]:  # type: ignore[attr-defined]
+        body.set(facecolor=colour, edgecolor=colour, alpha=0.5)
+    drawn["cquantiles"].set(color=colour, linestyles=[":", "-", ":"], linewidths=[1, 2, 1])
