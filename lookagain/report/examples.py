@@ -117,21 +117,30 @@ def _kind(pair: Pair) -> str:
 
 
 def as_tables(gallery: Sequence[Example], pairs: Mapping[str, Sequence[PairExample]]) -> dict[str, list[dict[str, str]]]:
-    """The examples as rows of text, for tracking: `descriptions`, with what CHAIR counts as absent, and `pairs`."""
+    """The examples as rows of text, for tracking: `descriptions`, with what CHAIR counts as absent, and `pairs`.
+
+    The first column tells rows apart, the second is what experiments are first compared by.
+    """
     described = [
         {
-            "image": example.image_id,
-            "decoding": how,
-            "model": model,
+            "of": f"{example.image_id}, {model}, {how}",
             "description": text,
             "absent": ", ".join(category for _, _, category in spans(text) if category not in example.objects),
+            "model": model,
+            "decoding": how,
         }
         for example in gallery
         for model, how, text in example.descriptions
     ]
     drawn = [(method, example.pair) for method, examples in pairs.items() for example in examples]
     rows = [
-        {"id": pair.id, "method": method, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": " | ".join(pair.rejected)}
+        {
+            "of": f"{method}: {pair.id}",
+            "chosen": pair.chosen,
+            "rejected": " | ".join(pair.rejected),
+            "prompt": pair.prompt,
+            "method": method,
+        }
         for method, pair in drawn
     ]
     return {"descriptions": described, "pairs": rows}
