@@ -38,7 +38,8 @@ def main() -> None:
         figures.write_tradeoff(metrics, "reports/tables/tradeoff.csv")
         trained = {**params.methods, **{model: model for model in chain}}  # by the set of pairs
         scores = distributions.read_scores("data/pairs", "models", trained)
-        figures.write(metrics, figures.read_logs("models", policies), scores, "reports/figures")
+        overlap = distributions.read_overlap("data/overlap.json")
+        figures.write(metrics, figures.read_logs("models", policies), scores, overlap, "reports/figures")
         # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
         here = [workspace(cache=runtime.root() / CACHE)]
         papers = write_all(read_raw(), here, "reports/tables/papers", "reports/figures/papers")

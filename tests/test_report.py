@@ -278,11 +278,17 @@ def test_figures_are_the_same_bytes_each_time(metrics, workspace, tmp_path):
     logs = figures.read_logs(workspace / "models", list(metrics))
     assert set(logs) == {"stic-stage1", "stic", "csr-1", "csr-2", "csr-3"}
     for folder in ("a", "b"):
-        figures.write(metrics, logs, scores_of(workspace), tmp_path / folder)
+        figures.write(metrics, logs, scores_of(workspace), OVERLAP, tmp_path / folder)
     made = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert made == sorted(f"{name}.{kind}" for name in figures.FIGURES for kind in ("png", "svg"))
     for name in made:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+OVERLAP = {
+    "overlap": {"scenes": {"value": 90.0, "se": 3.0}, "chartqa": {"value": None, "se": None}},
+    "points": {"unlabeled": [[0.0, 1.0], [1.0, 1.0]], "scenes": [[1.0, 0.0]], "chartqa": []},
+}
 
 
 def scores_of(workspace):
@@ -298,7 +304,7 @@ def test_scores_of_pairs_are_read_where_they_are(workspace):
 
 def test_figures_are_drawn_without_csr_controls_or_logs(tmp_path):
     measured = {"base": {"chair/chair_s": Metric(30.0), "chair/recall": Metric(70.0)}, "stic": None}
-    figures.write(measured, {}, {}, tmp_path)
+    figures.write(measured, {}, {}, {}, tmp_path)
     assert all((tmp_path / f"{name}.svg").is_file() for name in figures.FIGURES)
 
 
@@ -361,7 +367,7 @@ class Outline(HTMLParser):
 
 def content_of(workspace, metrics, folder):
     logs = figures.read_logs(workspace / "models", list(metrics))
-    figures.write(metrics, logs, scores_of(workspace), folder)
+    figures.write(metrics, logs, scores_of(workspace), OVERLAP, folder)
     shown = ["base", "stic", "csr-3"]
     return page.Content(
         metrics=metrics,

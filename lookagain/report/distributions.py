@@ -1,11 +1,13 @@
-"""How the scores of chosen and rejected responses are distributed: CSR's Figure 5 (relevance) and Figure 8 (probability).
+"""Distributions: of the scores of chosen and rejected responses (CSR's Figures 5 and 8), and of images (STIC's Figures 8 and 14).
 
-The paper's figures are of LLaVA-1.5 7B: the relevance R_I over CSR's iterations, and the probability of a response under the policy
+CSR's figures are of LLaVA-1.5 7B: the relevance R_I over CSR's iterations, and the probability of a response under the policy
 that wrote it, which is the reference of the training on it. Here both are of all sets of pairs that have them.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lookagain.diagnostics import logps, read_references, relevances
-from lookagain.records import Pair, read_records
+from lookagain.records import Pair, RecordError, read_records
 from lookagain.report.tables import label
 
-BLUE, VERMILION = "#0072b2", "#d55e00"  # as in the report's other figures
+# Okabe and Ito's, as in the report's other figures.
+SKY, BLUE, ORANGE, GREEN, VERMILION, PURPLE, YELLOW = "#56b4e9 #0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #f0e442".split()
+GREY = "#8c959f"
+LOOKS = [(c, m) for m in "os^" for c in (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)]  # of benchmarks' images
 SIDES = (("chosen", BLUE, "low"), ("rejected", VERMILION, "high"))  # with the half of a violin that is theirs
 PANELS = (
     ("relevance", "Image relevance R_I of the responses"),
@@ -79,3 +84,39 @@ def _half_violin(axis: Axes, values: Sequence[float], place: int, colour: str, h
     for body in drawn["bodies"]:  # type: ignore[attr-defined]
         body.set(facecolor=colour, edgecolor=colour, alpha=0.5)
     drawn["cquantiles"].set(color=colour, linestyles=[":", "-", ":"], linewidths=[1, 2, 1])
+
+
+def read_overlap(path: Path | str) -> dict[str, Any]:
+    """What `measure_overlap` wrote; empty where it did not run. Raises RecordError for a malformed file."""
+    path = Path(path)
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {"overlap": dict(found["overlap"]), "points": dict(found["points"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordError(f"{path} is malformed: {error!r}; run `dvc repro measure_overlap`") from error
+
+
+def draw_overlap(found: Mapping[str, Any]) -> Figure:
+    """The map of images by set, and each benchmark's overlap with the unlabeled ones."""
+    figure, (map_axis, axis) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=(3, 2), layout="constrained")
+    map_axis.set_title("Images by t-SNE of their CLIP features")
+    map_axis.set(xticks=[], yticks=[])
+    axis.set_title("Overlap with the unlabeled images, %")
+    if not found:
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+        return figure
+    others = dict(zip(found["overlap"], LOOKS, strict=False))
+    for name, (colour, shape) in {"unlabeled": (GREY, "o"), **others}.items():
+        x, y = zip(*(found["points"].get(name) or [(math.nan, math.nan)]), strict=True)
+        map_axis.scatter(x, y, s=9, color=colour, marker=shape, alpha=0.6, linewidths=0, label=name)
+    for place, (name, (colour, shape)) in enumerate(others.items()):
+        one = found["overlap"][name]
+        if one["value"] is not None:
+            axis.errorbar(one["value"], place, xerr=one["se"], color=colour, marker=shape, markersize=7, capsize=2.5)
+    axis.set_yticks(range(len(others)), list(others))
+    axis.set_ylim(len(others) - 0.5, -0.5)
+    axis.set_xlim(left=0)
+    figure.legend(*map_axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2)
+    return figure

@@ -42,7 +42,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lookagain",
     "savefig.dpi": 160,
 }
-FIGURES = ("csr_iterations", "tradeoff", "training", "pairs")  # each a .png and a .svg
+FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "overlap")  # each a .png and a .svg
 SAMPLED = "T = 1"
 
 
@@ -50,11 +50,13 @@ def write(
     metrics: Mapping[str, Metrics | None],
     logs: Mapping[str, list[dict]],
     scores: Mapping[str, distributions.Scores],
+    overlap: Mapping[str, Any],
     folder: Path | str,
 ) -> None:
     """Write every figure of `FIGURES` as PNG and SVG; one without data says so.
 
-    `logs` are those of `read_logs`, `scores` those of `distributions.read_scores`.
+    `logs` are those of `read_logs`, `scores` and `overlap` those of `distributions.read_scores` and
+    `read_overlap`.
     """
     known = {model: figures for model, figures in metrics.items() if figures is not None}
     makers: dict[str, Callable[[], Figure]] = {
@@ -62,6 +64,7 @@ def write(
         "tradeoff": lambda: tradeoff(known),
         "training": lambda: training(logs),
         "pairs": lambda: distributions.draw(scores),
+        "overlap": lambda: distributions.draw_overlap(overlap),
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
