@@ -27,8 +27,6 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-
-
 HEADLINES = {  # the metrics of a model that an experiment's row shows, and their short names; MLflow allows no "="
     "chair/chair_s": "CHAIR_S",
     "chair/recall": "recall",
@@ -84,9 +82,7 @@ class Store:
         runs = self.parents()
         metrics = _differing([run.data.metrics for run in runs]) or [key for run in runs for key in run.data.metrics]
         models = {key.partition("/")[0] for key in metrics}
-        last = max(
-            models, key=lambda model: (model.startswith("csr-"), model), default=""
-        )  # CSR's last iteration, if it differs
+        last = max(models, key=lambda one: (one.startswith("csr-"), one), default="")  # CSR's last iteration, if it differs
         shown = [f"metrics.`{last}/{name}`" for name in HEADLINES.values() if f"{last}/{name}" in metrics]
         params = _differing([run.data.params for run in runs])[:VIEW_PARAMS] or ["lambda"]
         columns = [*shown, *(f"params.`{key}`" for key in params)]
