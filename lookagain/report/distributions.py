@@ -117,6 +117,6 @@ def draw_overlap(found: Mapping[str, Any]) -> Figure:
             axis.errorbar(one["value"], place, xerr=one["se"], color=colour, marker=shape, markersize=7, capsize=2.5)
     axis.set_yticks(range(len(others)), list(others))
     axis.set_ylim(len(others) - 0.5, -0.5)
-    axis.set_xlim(left=0)
+    axis.set_xlim(left=-5)
     figure.legend(*map_axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2)
     return figure
