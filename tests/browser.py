@@ -24,7 +24,7 @@ FLAGS = (
     "--remote-debugging-port=0",
     "--no-first-run",
 )
-WAIT = 60.0  # seconds for the browser to start, and for each answer
+WAIT = 120.0  # seconds for the browser to start, and for each answer
 
 
 def installed() -> str | None:

@@ -65,6 +65,7 @@ def draw(scores: Mapping[str, Scores]) -> Figure:
         axis.grid(axis="x", visible=False)
         if not shown:
             axis.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axis.transAxes)
+            axis.set_yticks([])
     handles = [Patch(color=colour, alpha=0.5, label=side) for side, colour, _ in SIDES]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
