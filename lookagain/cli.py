@@ -264,7 +264,7 @@ def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000) -> None:
             raise UserError(f"port {port} of 127.0.0.1 is taken ({error}): `lookagain ui --port {port + 1}`") from error
     tracking.sync()
     server = tracking.serve(port)
-    print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    print(f"MLflow on {tracking.address(port)} (Ctrl-C ends it)", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         server.wait()

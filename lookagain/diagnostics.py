@@ -1,4 +1,5 @@
-"""What a set of preference pairs is like: how many, how long, how far apart, and how often each side names absent objects.
+"""What a set of preference pairs is like: how many, how long, how far apart, how relevant to their images, how probable, and how
+often each side names absent objects.
 
 Figures are `records.Metric`s under `pairs/<side>/<name>`: side is all, chosen or rejected. CHAIR_I is over all responses of a side,
 where the objects of the images are known: nothing but these figures reads them, no method does.
@@ -6,8 +7,10 @@ where the objects of the images are known: nothing but these figures reads them,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from lookagain.records import Metric, Pair
 
 RESAMPLES = 500
 NO_TRUTH = "the objects of these images are not known"
+NO_RELEVANCE = "this method does not score how relevant a response is to its image"
+NO_LOGPS = "training kept no log-probabilities under the reference"
 NO_MARGIN = "trained on the chosen responses alone: there is no reward margin"
 LAST_SHARE = 10  # the reward margin is the mean over the last one in ten steps
 
@@ -27,11 +32,13 @@ def diagnose(
     log: Sequence[Mapping[str, float]],
     truth: Mapping[str, frozenset[str]],
     seed: int,
+    references: Mapping[str, Sequence[float]],
 ) -> dict[str, Metric]:
     """All figures of one set of pairs.
 
     `counts` are those that its source made on the way, `log` the training's on these pairs, `truth` the objects by image id.
-    Lengths are in words. Responses that a pair has several of count each.
+    `references` are the responses' log-probs under the policy that the training started from, by pair, the chosen one first.
+    Lengths are in words, log-probs in nats and summed over a response. Responses that a pair has several of count each.
     """
     figures = {f"pairs/all/{name}": Metric(float(count)) for name, count in counts.items()}
     chosen = [(pair.image_id, pair.chosen) for pair in pairs]
@@ -39,13 +46,28 @@ def diagnose(
     for side, responses in (("chosen", chosen), ("rejected", rejected)):
         figures[f"pairs/{side}/length"] = mean([len(text.split()) for _, text in responses])
         figures[f"pairs/{side}/chair_i"] = chair_i(responses, truth, seed)
+        figures[f"pairs/{side}/relevance"] = mean(relevances(pairs, side), NO_RELEVANCE)
+        figures[f"pairs/{side}/logp"] = mean(logps(references, side), NO_LOGPS)
     gaps = [len(pair.chosen.split()) - sum(len(text.split()) for text in pair.rejected) / len(pair.rejected) for pair in pairs]
     figures["pairs/all/length_gap"] = mean(gaps)
     return figures | {"pairs/all/reward_margin": reward_margin(log)}
 
 
-def mean(values: Sequence[float]) -> Metric:
-    """A mean with its standard error."""
+def relevances(pairs: Sequence[Pair], side: str) -> list[float]:
+    """R_I (CSR Eq. 3) of all chosen or all rejected responses that have one."""
+    made = [one for pair in pairs for one in ([pair.chosen_provenance] if side == "chosen" else pair.rejected_provenance)]
+    return [one.relevance for one in made if one.relevance is not None]
+
+
+def logps(references: Mapping[str, Sequence[float]], side: str) -> list[float]:
+    """Log-probs of all chosen or all rejected responses."""
+    return [value for pair in references.values() for value in (pair[:1] if side == "chosen" else pair[1:])]
+
+
+def mean(values: Sequence[float], unknown: str = "there are none") -> Metric:
+    """A mean with its standard error; null with the reason `unknown` where there are no values."""
+    if not values:
+        return Metric(None, reason=unknown)
     spread = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return Metric(_round(float(np.mean(values))), None if spread is None else _round(spread), len(values))
 
@@ -69,6 +91,12 @@ def reward_margin(log: Sequence[Mapping[str, float]]) -> Metric:
     if not margins:
         return Metric(None, reason=NO_MARGIN)
     return mean(margins[-max(1, len(margins) // LAST_SHARE) :])
+
+
+def read_references(model: Path | str) -> dict[str, list[float]]:
+    """The log-probs that a model's training kept; empty where it kept none."""
+    path = Path(model) / "reference_logps.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _round(value: float) -> float:

@@ -160,6 +160,7 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
         *_continued(params, planner, assumed),
         *_csr(params, planner, assumed),
         *_evaluation(params, planner, assumed),
+        Cost("measure_overlap", seconds=30.0),
         Cost("report", seconds=10.0),
     ]
 

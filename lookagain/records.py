@@ -42,6 +42,7 @@ class Provenance:
     decoding: dict[str, Any]  # temperature, top_p, max_new_tokens, or the search's settings
     seed: int
     score: float | None = None  # cumulative reward, where the method has one
+    relevance: float | None = None  # mean R_I of its sentences (CSR Eq. 3), where the method scores them
 
 
 @dataclass(frozen=True)

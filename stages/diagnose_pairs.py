@@ -1,7 +1,7 @@
-"""Figures of preference pairs: counts, lengths, CHAIR_I of chosen and rejected responses, reward margin after training.
+"""Figures of preference pairs: counts, lengths, CHAIR_I, relevance and log-probs of both sides, reward margin after training.
 
 Run:    python -m lookagain.launch diagnose_pairs METHOD MODEL, or `diagnose_pairs csr T` for all iterations up to T
-Reads:  data/pairs/, models/MODEL/training_log.json, data/pool_truth/ (in the world: the objects of the unlabeled images)
+Reads:  data/pairs/, models/MODEL/*.json, data/pool_truth/ (in the world: the objects of the unlabeled images)
 Writes: reports/metrics/pairs/METHOD.json, or reports/metrics/pairs_csr/csr-1.json to csr-T.json
 """
 
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from lookagain import runtime, tracking
-from lookagain.diagnostics import diagnose
+from lookagain.diagnostics import diagnose, read_references
 from lookagain.metrics import chair
 from lookagain.pairs import read_pairs
 from lookagain.params import load_params
@@ -38,7 +38,8 @@ def main(method: str, model: str) -> None:
         for step, (name, trained) in enumerate(sets.items(), 1):
             counts = json.loads(Path(f"data/pairs/{name}/counts.json").read_text())
             log = json.loads(Path(f"models/{trained}/training_log.json").read_text())
-            figures = diagnose(read_pairs(f"data/pairs/{name}"), counts, log, truth, params.seed)
+            references = read_references(f"models/{trained}")
+            figures = diagnose(read_pairs(f"data/pairs/{name}"), counts, log, truth, params.seed, references)
             write_metrics(folder / f"{name}.json", figures)
             track.metrics({key: metric.value for key, metric in figures.items() if metric.value is not None}, step=step)
             print(f"{name}: {', '.join(f'{k[6:]} {m.value:g}' for k, m in figures.items() if m.value is not None)}")

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from lookagain import runtime, tracking
 from lookagain.papers.experiments import CACHE, workspace
-from lookagain.papers.figures import write_measured
+from lookagain.papers.figures import write_all
 from lookagain.params import flatten, load_params, read_raw
 from lookagain.records import atomic_write
-from lookagain.report import examples, figures, page, tables
+from lookagain.report import distributions, examples, figures, page, tables
+
+SHOWN = 2  # evaluated models whose descriptions stand between those of the base and of CSR
 
 
 def main() -> None:
@@ -34,13 +36,19 @@ def main() -> None:
         table = tables.build(metrics)
         tables.write(table, "reports/tables")
         figures.write_tradeoff(metrics, "reports/tables/tradeoff.csv")
-        figures.write(metrics, figures.read_logs("models", policies), "reports/figures")
+        trained = {**params.methods, **{model: model for model in chain}}  # by the set of pairs
+        scores = distributions.read_scores("data/pairs", "models", trained)
+        overlap = distributions.read_overlap("data/overlap.json")
+        figures.write(metrics, figures.read_logs("models", policies), scores, overlap, "reports/figures")
         # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
         here = [workspace(cache=runtime.root() / CACHE)]
-        papers = write_measured(read_raw(), here, "reports/tables/papers", "reports/figures/papers")
+        papers = write_all(read_raw(), here, "reports/tables/papers", "reports/figures/papers")
         benchmark, seed, pixels = f"data/benchmarks/{params.evaluate.split}", params.seed, params.data.max_image_pixels
         examples.contact_sheet(f"{benchmark}/images", seed, pixels).save("reports/figures/images.png")
-        shown = ["base", *[model for model, entry in evaluated.items() if not entry.dar][-1:], chain[-1]]
+        lineages = page.read_lineages("models", policies)
+        started_from = {lineage.get("parent") for lineage in lineages.values()}  # as STIC's first stage, which the second ends
+        ends = [model for model, entry in evaluated.items() if not entry.dar and entry.policy not in started_from]
+        shown = ["base", *ends[-SHOWN:], chain[-1]]
         files = [f"data/answers/{model}.jsonl" for model in shown] + [f"data/pairs/{source}/pairs.jsonl" for source in sources]
         absent = [f"nothing is shown of {path}: no such file here" for path in files if not Path(path).is_file()]
         content = page.Content(
@@ -49,7 +57,7 @@ def main() -> None:
             figures=Path("reports/figures"),
             params={key: value for key, value in flatten(params).items() if not key.startswith("runtime.")},
             revision=revision(),
-            lineages=page.read_lineages("models", policies),
+            lineages=lineages,
             gallery=examples.read_gallery(benchmark, "data/answers", shown, seed, pixels),
             pairs=examples.read_pairs("data/pairs", sources, seed, pixels),
             diagnostics=tables.read_all("reports/metrics/pairs", list(params.methods))
@@ -67,7 +75,7 @@ def main() -> None:
             for key, metric in (known or {}).items()
             if metric.value is not None
         }
-        tracking.parent(final, ["reports/index.html", "reports/tables"])
+        tracking.parent(final, ["reports/index.html", "reports/tables"], examples.as_tables(content.gallery, content.pairs))
 
 
 def revision() -> str:

@@ -77,7 +77,14 @@ def _pair(policy: Policy, method: str, request: Request, tree: Tree, params: Par
     texts = [policy.text(node.tokens) for node in ends]
     decoding = dataclasses.asdict(settings) | {"lambda": params.lambda_}
     made = [
-        Provenance(request.prompt, {"name": "none"}, decoding, params.seed, cumulative(node, settings.aggregate))
+        Provenance(
+            request.prompt,
+            {"name": "none"},
+            decoding,
+            params.seed,
+            cumulative(node, settings.aggregate),
+            relevance=sum(sentence.relevance for sentence in node.sentences) / len(node.sentences),
+        )
         for node in ends
     ]
     return dataclasses.asdict(

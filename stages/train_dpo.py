@@ -3,7 +3,7 @@
 Run:    python -m lookagain.launch train_dpo METHOD MODEL [PARENT]
         e.g. `train_dpo stic stic-stage1`, `train_dpo csr-2 csr-2 csr-1`
 Reads:  data/pairs/METHOD/, models/PARENT (the reference, and where the adapter starts)
-Writes: models/MODEL with training_log.json
+Writes: models/MODEL with training_log.json, and reference_logps.json: by pair, the responses' log-probs under the reference
 
 `objective: sft` learns the chosen responses alone (STIC's "positive only"). Two switches repeat what STIC's released code does:
 `rejected_score: top1`, and `image_token: false`, which trains on prompts without the image.
@@ -20,6 +20,7 @@ from lookagain.images import ImageStore
 from lookagain.pairs import read_pairs
 from lookagain.params import flatten, load_params, section
 from lookagain.policy import add_adapter, load_policy, save_adapter
+from lookagain.records import atomic_write
 from lookagain.seeds import derive
 from lookagain.training.dpo import all_reference_logps, pair_examples, train_dpo
 from lookagain.training.sft import train_sft
@@ -50,6 +51,7 @@ def main(method: str, model: str, parent: str = "base") -> None:
             torch.manual_seed(derive(params.seed, "adapter", model))
             add_adapter(policy, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
 
+        references = None
         if settings.objective == "sft":
             fresh_adapter()
             log = train_sft(policy, [pair_examples(policy, pair)[0] for pair in pairs], load_image, optimisation, track.metrics)
@@ -67,6 +69,9 @@ def main(method: str, model: str, parent: str = "base") -> None:
             }
             save_adapter(policy, f"models/{model}", continues=False, record=record)
             write_log(f"models/{model}/training_log.json", log)
+            if references is not None:
+                with atomic_write(f"models/{model}/reference_logps.json") as file:
+                    json.dump({pair.id: logps for pair, logps in zip(pairs, references, strict=True)}, file)
             last = f"last loss {log[-1]['loss']:.3f}"
             if "reward_margin" in log[-1]:
                 last = f"last reward margin {log[-1]['reward_margin']:.2f}"

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookagain.evaluation.judging import judge_responses
+from lookagain.evaluation.judging import judge_responses, wins
+from lookagain.evaluation.scoring import Bootstrap, win_rate
 from lookagain.judge import Verdict
 from lookagain.metrics import contextual, llava_bench, mmvet, shr
 from lookagain.metrics.benchmark import LLAVA15, BenchmarkError, JudgedBenchmark
@@ -390,6 +391,19 @@ class Oracle:
     def verdicts(self, asks):
         self.asks += asks
         return [Verdict(ask.parse(self.text), self.text) for ask in asks]
+
+
+def test_wins_are_a_share_of_the_questions_won_or_lost():
+    def verdicts(*scores):
+        return [Verdict(None if score is None else (8.0, score)) for score in scores]
+
+    mine = [verdicts(9, 5, 7, 6, None), verdicts(7, 5, 7, None, None)]  # two runs of five questions
+    base = [verdicts(7, 6, 7, 5, 1), verdicts(8, 6, 7, 5, 1)]
+    won = wins(mine, base)
+    assert won.tolist() == [[1, 0], [0, 1], [0, 0], [1, 0], [0, 0]]  # 8 to 7.5, 5 to 6, a tie, 6 to 5, no verdict
+    rate = win_rate(won, Bootstrap(200, 0))
+    assert (rate.value, rate.n) == (pytest.approx(100 * 2 / 3), 3)
+    assert win_rate(won[2:3], Bootstrap(200, 0)).value is None
 
 
 def test_judge_responses_asks_each_run_and_leaves_empty_descriptions_out():

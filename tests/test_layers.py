@@ -14,13 +14,26 @@ ROOT = Path(__file__).parent.parent
 PIPELINES = [ROOT / "dvc.yaml", ROOT / "pipelines/csr/dvc.yaml"]
 
 # They cannot change a result, so an edit of them must not run a stage again.
-NO_DEPS = {f"lookagain.{name}" for name in ("runtime", "launch", "processes", "warm", "tracking")}
+NO_DEPS = tuple(f"lookagain.{name}" for name in ("runtime", "launch", "processes", "warm", "tracking"))
 # Packages whose files a stage finds by a name in params: dvc.yaml names them by that param.
 FOUND_BY_NAME = {"generate_pairs": "sources", "search": "rewards"}
 # Lower layers first. A module may import from its own layer and those below.
 LAYERS = [
     {"errors", "seeds", "params", "records", "extensions", "augmentations"},
-    {"pairs", "losses", "metrics", "stats", "images", "pools", "transforms", "prompts", "chat", "judge", "diagnostics"},
+    {
+        "pairs",
+        "losses",
+        "metrics",
+        "stats",
+        "images",
+        "pools",
+        "transforms",
+        "prompts",
+        "chat",
+        "judge",
+        "diagnostics",
+        "overlap",
+    },
     {"policy", "features", "rewards", "decoder", "sizes"},
     {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources", "export", "plan"},
     {"tracking", "runtime"},
@@ -40,6 +53,7 @@ NO_TORCH = [
     "pools",
     "augmentations",
     "diagnostics",
+    "overlap",
     "extensions",
     "sources",
     "papers",
@@ -88,7 +102,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
 def closure(script: Path) -> list[str]:
     """The script and every lookagain module it can import, as sorted paths; empty `__init__` files are left out.
 
-    Files that a stage finds by name are no part of it, but what they import is.
+    Files that a stage finds by name are no part of it, but what they import is; a package's style and script are.
     """
     named = sorted((ROOT / "lookagain" / FOUND_BY_NAME.get(script.stem, "no such package")).glob("[!_]*.py"))
     known, seen, queue = modules(), set(), [script, *named]
@@ -96,10 +110,11 @@ def closure(script: Path) -> list[str]:
         names = imports(queue.pop())
         reached = {name for name in names if name in known}
         reached |= {parent for name in reached for parent in _parents(name)}
-        for name in sorted(reached - seen - NO_DEPS):
+        for name in sorted(name for name in reached - seen if not name.startswith(NO_DEPS)):
             seen.add(name)
             queue.append(known[name])
     paths = [known[name] for name in seen if known[name].stat().st_size and known[name] not in named]
+    paths += {path for name in seen for path in known[name].parent.iterdir() if path.suffix in (".css", ".js")}
     return sorted(path.relative_to(ROOT).as_posix() for path in [*paths, script])
 
 
@@ -189,7 +204,7 @@ def test_who_imports_what(module):
     found = {name.split(".")[0] for name in imports(modules()[module])}
     assert "dvc" not in found
     assert "pickle" not in found
-    assert "mlflow" not in found or module == "lookagain.tracking"
+    assert "mlflow" not in found or module == "lookagain.tracking.store"
     part = module.split(".")[1] if "." in module else ""
     if part in NO_TORCH:
         at_start = {name.split(".")[0] for name in imports(modules()[module], top_level_only=True)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lookagain.evaluation.scoring import COMPETED
 from lookagain.evaluation.suite import module
 from lookagain.metrics import chair, pope
 from lookagain.papers import cells, experiments, render, tables
@@ -59,6 +60,8 @@ def test_files_are_well_formed_and_their_metrics_exist(name):
                 assert rest in known[benchmark], key
             elif benchmark == "mme":
                 assert rest in ("all/perception", "all/cognition")
+            elif rest == "all/wins":
+                assert benchmark in COMPETED, key
             else:
                 assert rest.rpartition("/")[2] in module(benchmark).METRICS, key
 
@@ -411,6 +414,7 @@ def test_the_page_shows_the_tables(repository, tmp_path):
     content = page.Content({"base": {}}, Table([], []), tmp_path, {}, "abc123", {}, papers=[filled])
     text = page.render(content)
     assert "<summary>CSR, Table 9: The weight λ of the image relevance in the reward</summary>" in text
-    assert '<tr class="model"><th>λ = 0.9 [b]</th><td>paper</td><td>1524.2</td>' in text
+    assert '<th scope="row">λ = 0.9 [b]</th><td class="kind">paper</td><td>1524.2</td>' in text
+    assert "<code>lookagain grid csr-9</code>" in text  # of the rows that are not measured
     assert "n/a [1]: evaluate.benchmarks does not name mme" in text
     assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text

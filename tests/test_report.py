@@ -1,5 +1,6 @@
 """The report on made-up answers: tables, figures and page. The scores come from the real scorer, so that the keys must fit."""
 
+import asyncio
 import csv
 import io
 import itertools
@@ -12,6 +13,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ from lookagain.evaluation.scoring import Bootstrap, score_model
 from lookagain.metrics import chair, pope
 from lookagain.pairs import Made, write_pairs
 from lookagain.records import Answer, Metric, Pair, Provenance, RecordError, write_metrics, write_records
-from lookagain.report import compare, examples, figures, page, tables
+from lookagain.report import compare, distributions, examples, figures, markup, page, tables
 
 OBJECTS = ["dog", "cat", "car", "bus", "apple", "hot dog", "teddy bear", "person", "chair", "cup"]
 # Made-up models: (objects named, chance that a named one is absent, chance that a yes/no answer is wrong)
@@ -61,6 +63,7 @@ def build_workspace(root, models=tuple(MODELS), count=60):
         (folder / "lineage.json").write_text(json.dumps({"base": "world", "fingerprint": model.ljust(64, "0")}))
         if model not in ("base", "stic-dar"):
             (folder / "training_log.json").write_text(json.dumps(_log(model, rng)))
+    (root / "models/stic-stage1/reference_logps.json").write_text('{"stic-0": [-1.0, -3.0], "stic-1": [-2.0, -3.5]}')
     made = [_pair(number, image, rng) for number, image in enumerate(truth)]
     write_pairs(root / "data/pairs/stic", Made(made, {}, images.ImageStore(root / "data/sample/images")))
     measured = {"pairs/all/pairs": Metric(60.0), "pairs/all/length_gap": Metric(-1.25, 0.5, 60)}
@@ -121,7 +124,7 @@ def _answer(question, names, model, rng):
 def _pair(number, image, rng):
     name = "low_resolution" if number % 2 else "none"
     decoding = {"temperature": 0.2, "top_p": 1.0, "max_new_tokens": 96}
-    good = Provenance("Describe step by step.", {"name": "none"}, decoding, number)
+    good = Provenance("Describe step by step.", {"name": "none"}, decoding, number, relevance=25.0 + number % 7)
     bad = Provenance("Imagine objects.", {"name": name, **({"size": 14} if number % 2 else {})}, decoding, number)
     said = f"There is a {rng.choice(OBJECTS)} & <script>alert(1)</script>."
     return Pair(f"stic-{number}", image, "stic", "Outline the key elements.", "There is a dog.", [said], good, [bad])
@@ -275,16 +278,33 @@ def test_figures_are_the_same_bytes_each_time(metrics, workspace, tmp_path):
     logs = figures.read_logs(workspace / "models", list(metrics))
     assert set(logs) == {"stic-stage1", "stic", "csr-1", "csr-2", "csr-3"}
     for folder in ("a", "b"):
-        figures.write(metrics, logs, tmp_path / folder)
+        figures.write(metrics, logs, scores_of(workspace), OVERLAP, tmp_path / folder)
     made = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert made == sorted(f"{name}.{kind}" for name in figures.FIGURES for kind in ("png", "svg"))
     for name in made:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+OVERLAP = {
+    "overlap": {"scenes": {"value": 90.0, "se": 3.0}, "chartqa": {"value": None, "se": None}},
+    "points": {"unlabeled": [[0.0, 1.0], [1.0, 1.0]], "scenes": [[1.0, 0.0]], "chartqa": []},
+}
+
+
+def scores_of(workspace):
+    return distributions.read_scores(workspace / "data/pairs", workspace / "models", {"stic": "stic-stage1", "seva": "seva"})
+
+
+def test_scores_of_pairs_are_read_where_they_are(workspace):
+    scores = scores_of(workspace)
+    assert set(scores) == {"stic"}  # there are no pairs of seva
+    assert scores["stic"]["relevance"]["chosen"] == [25.0 + number % 7 for number in range(60)]
+    assert scores["stic"]["logp"] == {"chosen": [-1.0, -2.0], "rejected": [-3.0, -3.5]}
+
+
 def test_figures_are_drawn_without_csr_controls_or_logs(tmp_path):
     measured = {"base": {"chair/chair_s": Metric(30.0), "chair/recall": Metric(70.0)}, "stic": None}
-    figures.write(measured, {}, tmp_path)
+    figures.write(measured, {}, {}, {}, tmp_path)
     assert all((tmp_path / f"{name}.svg").is_file() for name in figures.FIGURES)
 
 
@@ -306,11 +326,14 @@ def test_marks_are_the_mentions_that_chair_counts(text):
 
 
 def test_absent_objects_are_marked_and_text_is_escaped():
-    marked = page.mark_objects("A <b>hot dog</b> & two cars.", {"car"})
+    marked = markup.mark_objects("A <b>hot dog</b> & two cars.", {"car"})
     assert '<mark class="absent" title="hot dog: not in the image">hot dog</mark>' in marked
     assert '<mark class="present" title="car: in the image">cars</mark>' in marked
     assert "&lt;b&gt;" in marked
     assert re.sub(r"<[^>]*>", "", marked) == "A &lt;b&gt;hot dog&lt;/b&gt; &amp; two cars."
+
+
+MODEL_OF = {tables.label(model): model for model in MODELS}
 
 
 class Outline(HTMLParser):
@@ -344,7 +367,7 @@ class Outline(HTMLParser):
 
 def content_of(workspace, metrics, folder):
     logs = figures.read_logs(workspace / "models", list(metrics))
-    figures.write(metrics, logs, folder)
+    figures.write(metrics, logs, scores_of(workspace), OVERLAP, folder)
     shown = ["base", "stic", "csr-3"]
     return page.Content(
         metrics=metrics,
@@ -368,13 +391,13 @@ def test_the_page_is_whole_and_needs_no_network(workspace, metrics, tmp_path):
     assert len(outline.ids) == len(set(outline.ids))
     assert all(reference.startswith(("#", "data:")) for reference in outline.references)
     assert {reference[1:] for reference in outline.references if reference.startswith("#")} <= set(outline.ids)
-    assert "script" not in outline.tags
+    assert outline.tags.count("script") == 1  # the page's own
     assert "&lt;script&gt;alert(1)" in text
     assert outline.tags.count("svg") == len(figures.FIGURES)
     assert text.count('<mark class="absent" title') > 0
     assert "abc123" in text
     assert '<td>60</td><td title="not counted here">–</td>' in text
-    assert '<td>-1.2 <small>± 0.5</small></td><td title="no truth">–</td>' in text
+    assert '<td>-1.2 ± 0.5</td><td title="no truth">–</td>' in text
 
 
 def test_the_gallery_and_pairs_are_drawn_by_seed(workspace, metrics, tmp_path):
@@ -388,13 +411,53 @@ def test_the_gallery_and_pairs_are_drawn_by_seed(workspace, metrics, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "p", "verdict"), [(10.0, 0.01, "below"), (29.0, 0.6, "not distinguishable from"), (50.0, 0.01, "above")]
+    ("value", "p", "verdict", "kind"),
+    [(10.0, 0.01, "below", "better"), (29.0, 0.6, "like", ""), (50.0, 0.01, "above", "worse")],
 )
-def test_the_summary_compares_with_the_control(value, p, verdict):
+def test_the_summary_compares_with_the_control(value, p, verdict, kind):
     measured = {"chair_sampled/chair_s": Metric(value, 1.0), "chair_sampled/truncated_base/chair_s": Metric(30.0, 1.0)}
     measured["chair_sampled/chair_s_p_vs_truncated_base"] = Metric(p)
-    (line,) = page.summary({"base": {}, "stic": measured})
-    assert f"CHAIR_S {value:.1f}, {verdict} the 30.0 of the base" in line
+    chair_s, recall, accuracy = page.summary(measured)
+    shown = f'<td class="{kind}">' if kind else "<td>"
+    assert chair_s == f"{shown}{value:.1f}<small>{verdict} 30.0</small></td>"
+    assert recall == accuracy == "<td>–</td>"
+
+
+# In the second results table: the groups' labels in the order that is seen, and the head of CHAIR_S.
+TABLE = "document.querySelectorAll('#results table')[1]"
+LABELS = f"[...{TABLE}.tBodies].map((group) => [...group.rows].map((row) => row.cells[0].innerText))"
+HEAD = f"{TABLE}.tHead.rows[0].cells[1]"
+
+
+@pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed")
+def test_a_browser_shows_the_page_and_sorts_its_tables(workspace, metrics, tmp_path):
+    path = tmp_path / "index.html"
+    path.write_text(page.render(content_of(workspace, metrics, tmp_path)))
+
+    async def look():
+        async with browser.tab(tmp_path / "profile") as tab:
+            await tab.open(path.as_uri())
+            images_shown = "[...document.images].map((image) => image.complete && image.naturalWidth > 0)"
+            assert await tab.ask(images_shown) == [True] * (examples.GALLERY_IMAGES + examples.PAIRS_PER_METHOD)
+            written = await tab.ask(LABELS)
+            orders = []
+            for _ in range(3):
+                await tab.ask(f"{HEAD}.querySelector('button').click()")
+                orders.append((await tab.ask(f"{HEAD}.ariaSort"), await tab.ask(LABELS)))
+            for width, dark in ((375, False), (375, True), (1280, True)):
+                await tab.open(path.as_uri(), width, dark)
+                await tab.ask("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+                assert await tab.ask("document.documentElement.scrollWidth") <= width
+                shade = await tab.ask("getComputedStyle(document.body).backgroundColor")
+                assert shade == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
+            return written, orders, tab.problems
+
+    written, orders, problems = asyncio.run(look())
+    assert problems == []
+    lowest_first = sorted(written, key=lambda group: metrics[MODEL_OF[group[0]]]["chair/chair_s"].value)
+    highest_first = sorted(written, key=lambda group: -metrics[MODEL_OF[group[0]]]["chair/chair_s"].value)
+    assert orders == [("ascending", lowest_first), ("descending", highest_first), (None, written)]
+    assert [len(group) for group in written] == [1, *[2] * 6]  # each model with its control
 
 
 def test_the_report_imports_no_torch():
@@ -413,7 +476,7 @@ def test_the_stage_writes_all_and_says_what_is_absent(workspace, monkeypatch, ca
     monkeypatch.delenv("DVC_ROOT", raising=False)
     stage = runpy.run_path(str(repository / "stages/report.py"))
     sent = {}
-    monkeypatch.setattr(stage["tracking"], "parent", lambda metrics, files: sent.update(metrics))
+    monkeypatch.setattr(stage["tracking"], "parent", lambda metrics, files, tables: sent.update(metrics, tables=tables))
     stage["main"]()
     text = Path("reports/index.html").read_text()
     assert "image x7 of the pool was skipped: truncated" in text
@@ -424,4 +487,6 @@ def test_the_stage_writes_all_and_says_what_is_absent(workspace, monkeypatch, ca
         sent["csr-3/pope/random/accuracy"]
         == tables.read_all("reports/metrics", ["base", "csr-3"])["csr-3"]["pope/random/accuracy"].value
     )
+    assert {row["model"] for row in sent["tables"]["descriptions"]} == {"base", "stic", "csr-3"}  # seva has no answers
+    assert {row["method"] for row in sent["tables"]["pairs"]} == {"stic"}
     assert "CSR 3" in capsys.readouterr().out

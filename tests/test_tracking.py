@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lookagain import tracking
+from lookagain.tracking import syncing
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,16 +44,39 @@ def test_parent_child_and_nothing_twice(project):
     with pytest.raises(RuntimeError), tracking.child("search@1", {}):
         raise RuntimeError("stage failed")
     for _ in range(2):
-        tracking.parent({"base/pope/random/accuracy": 90.0}, ["params.yaml"])
+        tracking.parent({"base/pope/adversarial/accuracy": 90.0}, ["params.yaml"])
         assert sorted(status for (status,) in rows("select status from runs")) == ["FAILED", "FINISHED", "FINISHED"]
         assert rows("select value, step from metrics where key = 'loss' order by step") == [(1.0, 1), (0.5, 2)]
-        assert rows("select count(*) from metrics where key = 'base/pope/random/accuracy'") == [(1,)]
+        assert rows("select count(*) from metrics where key = 'base/POPE adversarial'") == [(1,)]
     (parent,) = rows("select run_uuid from tags where key = 'lookagain.role'")
     assert rows("select distinct value from tags where key = 'mlflow.parentRunId'") == [parent]
     stored = dict(rows(f"select key, value from params where run_uuid = '{parent[0]}'"))
     assert (stored["lambda"], stored["stic.dpo.beta"]) == ("0.9", "0.1")
     assert {path.name for path in Path("mlartifacts").rglob("*.*")} == {"pairs.md", "first.png", "params.yaml"}
     assert {key for (key,) in rows("select distinct key from metrics")} >= {"wall_seconds", "peak_memory_gb", "cpu_seconds"}
+
+
+def test_an_experiments_row_has_the_main_metrics_and_what_differs(project, monkeypatch):
+    long = {"base/chair/chair_s": 30.0, "csr-1/chair/chair_s": 20.0, "csr-1/pope/random/f1": 80.0, "csr-1/mmvet/all/score": 5.0}
+    tracking.parent(long)
+    monkeypatch.setenv("DVC_EXP_NAME", "salty-dog")
+    (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("lambda: 0.9", "lambda: 0.5"))
+    for _ in range(2):
+        tracking.parent({**long, "csr-1/chair/chair_s": 25.0})
+    kept = rows("select key, value from latest_metrics natural join runs where name = 'salty-dog' order by key")
+    assert kept == [("base/CHAIR_S", 30.0), ("csr-1/CHAIR_S", 25.0), ("csr-1/mmvet", 5.0)]
+    assert rows("select count(*) from metrics natural join runs where name = 'salty-dog'") == [(3,)]
+    (view,) = rows("select value from experiment_tags where key like 'mlflow.sharedViewState.%'")
+    assert json.loads(view[0])["selectedColumns"] == ["metrics.`csr-1/CHAIR_S`", "params.`lambda`"]
+
+
+def test_tables_are_artifacts_that_the_store_shows(project):
+    tracking.parent({}, tables={"pairs": [{"chosen": "a dog", "rejected": "a cat"}]})
+    (path,) = Path("mlartifacts").rglob("pairs.json")
+    assert json.loads(path.read_text()) == {"columns": ["chosen", "rejected"], "data": [["a dog", "a cat"]]}
+    assert rows("select value from tags where key = 'mlflow.loggedArtifacts'") == [
+        ('[{"path": "pairs.json", "type": "table"}]',)
+    ]
 
 
 def test_a_running_stage_is_sent_as_far_as_it_is(project):
@@ -111,7 +135,7 @@ def test_the_store_lies_at_dvcs_root(project, monkeypatch):
 def test_a_dead_server_is_replaced_at_once(project, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     run_stage()
-    tracking.parent({"base/x": 1.0})
+    tracking.parent({"base/chair/chair_s": 1.0})
     assert "does not answer" in capsys.readouterr().err
     assert rows("select count(*) from runs") == [(2,)]
 
@@ -131,7 +155,7 @@ def test_a_server_that_fails_later_is_one_warning(project, monkeypatch, capsys):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     run_stage()
-    tracking.parent({"base/x": 1.0})
+    tracking.parent({"base/chair/chair_s": 1.0})
     server.shutdown()
     assert "warning: tracking" in capsys.readouterr().err
 
@@ -139,7 +163,7 @@ def test_a_server_that_fails_later_is_one_warning(project, monkeypatch, capsys):
 def test_a_stage_outlives_a_folder_it_cannot_write(project, capsys):
     Path(".tracking").write_text("a file where the folder should be")
     run_stage()
-    tracking.parent({"base/x": 1.0})
+    tracking.parent({"base/chair/chair_s": 1.0})
     assert capsys.readouterr().err.count("warning: tracking") == 2
 
 
@@ -150,10 +174,10 @@ def test_processes_beside_the_main_one_record_nothing(project):
 
 
 def test_restored_experiments_get_a_row_once(project, monkeypatch):
-    raw = tracking.YAML(typ="safe", pure=True).load(Path("params.yaml").read_text())
-    restored = ("calm-owl", {**raw, "lambda": 0.7}, {"base/x": 1.0})
-    monkeypatch.setattr(tracking, "_dvc_rows", lambda: [(None, raw, {"base/x": 2.0}), restored])
+    raw = tracking.journal.YAML(typ="safe", pure=True).load(Path("params.yaml").read_text())
+    restored = ("calm-owl", {**raw, "lambda": 0.7}, {"base/chair/chair_s": 1.0})
+    monkeypatch.setattr(syncing, "_dvc_rows", lambda: [(None, raw, {"base/chair/chair_s": 2.0}), restored])
     run_stage()
-    tracking.parent({"base/x": 2.0})  # the working tree's own row is there already
+    tracking.parent({"base/chair/chair_s": 2.0})  # the working tree's own row is there already
     assert [tracking.sync_experiments(), tracking.sync_experiments()] == [1, 0]
     assert rows("select count(*) from tags where key = 'lookagain.role'") == [(2,)]

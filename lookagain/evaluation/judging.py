@@ -40,6 +40,18 @@ def judged_counts(benchmark: JudgedBenchmark, questions: Sequence[Question], run
     )
 
 
+def wins(mine: Sequence[Sequence[Verdict]], others: Sequence[Sequence[Verdict]]) -> np.ndarray:
+    """(questions, 2): whether this model's score is above another's, and whether below; from the verdicts of all runs.
+
+    For benchmarks whose verdicts end with the response's score. A question with a tie or without a verdict on both counts neither.
+    """
+    gaps = []
+    for ours, theirs in zip(zip(*mine, strict=True), zip(*others, strict=True), strict=True):
+        scores = [[one.value[-1] for one in verdicts if one.value is not None] for verdicts in (ours, theirs)]
+        gaps.append(float(np.mean(scores[0]) - np.mean(scores[1])) if all(scores) else 0.0)
+    return np.array([(gap > 0, gap < 0) for gap in gaps], dtype=float)
+
+
 def _ask(benchmark: JudgedBenchmark, question: Question, response: str, run: int) -> Ask:
     def parse(text: str) -> tuple[float, ...] | None:
         return benchmark.parse_verdict(text, response)

@@ -18,14 +18,16 @@ import numpy as np
 
 from lookagain import stats
 from lookagain.evaluation import suite
-from lookagain.evaluation.judging import judge_responses, judged_counts
+from lookagain.evaluation.judging import judge_responses, judged_counts, wins
 from lookagain.evaluation.questions import CHAIR_BENCHMARKS, CHAIR_SPLIT, Annotations
 from lookagain.judge import NO_JUDGE, Judge
 from lookagain.metrics import chair, pope
+from lookagain.metrics.judged import percent
 from lookagain.records import Answer, Metric, Question, RecordError
 
 POPE_TESTED = ("accuracy", "f1")
 CHAIR_TESTED = ("chair_s", "chair_i", "recall")
+COMPETED = ("llava_bench", "mmvet")  # judged benchmarks whose verdicts end with the response's score
 CHAIR_CONTROL = ("chair_s", "chair_i", "recall")
 IS_BASE = "this is the base"
 
@@ -149,11 +151,26 @@ def _judged(
     if judge is None:
         return {f"{prefix}/{metric}": Metric(None, reason=NO_JUDGE) for metric in module.METRICS}
     questions = [question for question in annotations.questions if question.benchmark == benchmark]
-    counts = {}
+    verdicts = {}
     for who, responses in {"": mine, **others}.items():
         given = [responses[benchmark, question.split, question.id] for question in questions]
-        counts[who] = judged_counts(module, questions, judge_responses(judge, module, questions, given, runs))
-    return measure(prefix, module.METRICS, module.score, counts, module.METRICS[:1], len(questions), bootstrap)
+        verdicts[who] = judge_responses(judge, module, questions, given, runs)
+    counts = {who: judged_counts(module, questions, found) for who, found in verdicts.items()}
+    metrics = measure(prefix, module.METRICS, module.score, counts, module.METRICS[:1], len(questions), bootstrap)
+    if benchmark in COMPETED and "base" in verdicts:
+        metrics[f"{prefix}/wins"] = win_rate(wins(verdicts[""], verdicts["base"]), bootstrap)
+    return metrics
+
+
+def win_rate(won: np.ndarray, bootstrap: Bootstrap) -> Metric:
+    """The share, in percent, of questions won among those won or lost: (questions, 2), of `judging.wins`. SeVa's Figure 5."""
+    if not won.any():
+        return Metric(None, reason="no question is judged better or worse than the base's response")
+
+    def share(counts: np.ndarray) -> dict[str, np.ndarray]:
+        return {"wins": percent(counts[..., 0], counts.sum(axis=-1))}
+
+    return measure("", ("wins",), share, {"": won}, (), int(won.sum()), bootstrap)["/wins"]
 
 
 def pope_counts(questions: Sequence[Question], responses: Responses) -> np.ndarray:

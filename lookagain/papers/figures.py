@@ -44,15 +44,15 @@ def write(filled: Filled, folder: Path | str) -> bool:
     return True
 
 
-def write_measured(raw: Mapping[str, Any], found: Sequence[Experiment], into: Path | str, drawn: Path | str) -> list[Filled]:
-    """Write all tables in which something was measured into one folder, and the figures among them into another."""
+def write_all(raw: Mapping[str, Any], found: Sequence[Experiment], into: Path | str, drawn: Path | str) -> list[Filled]:
+    """Fill all tables; write those in which something was measured into one folder, and the figures among them into another."""
     filled = [fill(read(name), raw, found) for name in names()]
-    measured = [one for one in filled if one.measured]
-    for one in measured:
-        render.write(one, into)
-        if one.table.kind == "figure":
-            write(one, drawn)
-    return measured
+    for one in filled:
+        if one.measured:
+            render.write(one, into)
+            if one.table.kind == "figure":
+                write(one, drawn)
+    return filled
 
 
 def draw(filled: Filled) -> Figure:

@@ -51,7 +51,7 @@ class RowReader:
             if column.log is not None:
                 return {"value": self._log(self._experiment, column.log)}
             if column.pairs is not None:
-                return {"value": self._reward(self._experiment, column.pairs)}
+                return {"value": self._pair_mean(self._experiment, column.pairs, column.of)}
             metric = self._metric(column.metric) if column.metric else self._mean(column.mean or [])
             return {"value": metric.value, "se": metric.se, "low": metric.low, "high": metric.high}
         except (NotMeasured, UnknownParam) as error:
@@ -114,11 +114,17 @@ class RowReader:
         last = values[-max(1, len(values) // 10) :]
         return sum(last) / len(last)
 
-    def _reward(self, experiment: Experiment, which: str) -> float:
-        path = f"data/pairs/{self._row.pairs}/pairs.jsonl"
-        pairs = [json.loads(line) for line in experiment.read(path).decode().splitlines()]
-        made = [pair["chosen_provenance"] if which == "chosen" else pair["rejected_provenance"][0] for pair in pairs]
-        scores = [float(one["score"]) for one in made if one.get("score") is not None]
-        if not scores:
-            raise NotMeasured(f"{path} has no rewards")
-        return sum(scores) / len(scores)
+    def _pair_mean(self, experiment: Experiment, side: str, of: str) -> float:
+        """The mean over all chosen, or the first rejected, responses: of their reward, relevance or log-prob."""
+        if of == "logp":
+            path = f"models/{self._row.model}/reference_logps.json"
+            values = [logps[0 if side == "chosen" else 1] for logps in json.loads(experiment.read(path)).values()]
+        else:
+            path = f"data/pairs/{self._row.pairs}/pairs.jsonl"
+            pairs = [json.loads(line) for line in experiment.read(path).decode().splitlines()]
+            made = [pair["chosen_provenance"] if side == "chosen" else pair["rejected_provenance"][0] for pair in pairs]
+            key = "score" if of == "reward" else of
+            values = [float(one[key]) for one in made if one.get(key) is not None]
+        if not values:
+            raise NotMeasured(f"{path} has no {of}s")
+        return sum(values) / len(values)

@@ -92,6 +92,12 @@ def title(filled: Filled) -> str:
     return f"{source.paper}, {source.place}: {filled.table.title}"
 
 
+def measured_rows(filled: Filled) -> int:
+    """How many rows of a model of ours hold a number that was measured."""
+    rows = [row for row in filled.rows if row.model is not None and row.provenance is not None]
+    return sum(any(cell.value is not None for cell in row.cells) for row in rows)
+
+
 def head(filled: Filled, column: Column) -> str:
     """A column's title; the world's own columns say so."""
     own = filled.world and column not in filled.table.columns
@@ -160,7 +166,7 @@ def print_list(tables: Sequence[Filled], console: Console | None = None) -> None
         view.add_column(column, justify="right" if column == "measured" else "left")
     for filled in tables:
         table, own = filled.table, [row for row in filled.rows if row.model is not None]
-        done = sum(row.provenance is not None and any(cell.value is not None for cell in row.cells) for row in own)
+        done = measured_rows(filled)
         where = f"{table.source.paper} {table.source.place}"
         view.add_row(table.name, Text(where), Text(table.title), f"{done} of {len(own)}" if own else "–")
     (console or Console()).print(view)

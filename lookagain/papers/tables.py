@@ -58,7 +58,8 @@ class Column:
     mean: list[Part] | None = None
     param: str | None = None  # a key of params.yaml, under the row's section where that has one
     log: str | None = None  # a key of models/<model>/training_log.json: its mean over the last tenth
-    pairs: str | None = None  # chosen | rejected: the mean reward in data/pairs/<row's pairs>/
+    pairs: str | None = None  # chosen | rejected: a mean over that side of data/pairs/<row's pairs>/
+    of: str = "reward"  # of the pairs: reward | relevance | logp (which models/<model>/reference_logps.json holds)
     reason: str | None = None  # why we have no such figure
     better: str | None = None  # up | down
     digits: int = 1
@@ -128,8 +129,8 @@ def _problems(table: PaperTable) -> Iterator[str]:
         given = (column.metric, column.mean, column.param, column.log, column.pairs, column.reason)
         if sum(value is not None for value in given) != 1 or column.better not in (None, "up", "down"):
             yield f"column {column.title!r} must have one of metric, mean, param, log, pairs, reason; better is up or down"
-        if column.pairs not in (None, "chosen", "rejected"):
-            yield f"column {column.title!r}: pairs = {column.pairs!r}, allowed: chosen, rejected"
+        if column.pairs not in (None, "chosen", "rejected") or column.of not in ("reward", "relevance", "logp"):
+            yield f"column {column.title!r}: pairs = {column.pairs!r} of {column.of!r}, allowed: chosen, rejected of reward, ..."
         for key in metric_keys(column):
             if key.partition("/")[0] not in BENCHMARKS or key.count("/") != (1 if key.startswith("chair") else 2):
                 yield f"column {column.title!r}: {key!r} is no key <benchmark>/<split>/<metric> of a metrics file"

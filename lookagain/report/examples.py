@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,36 @@ def read_pairs(folder: Path | str, methods: Sequence[str], seed: int, max_pixels
 def _kind(pair: Pair) -> str:
     """How a pair's first rejected response came about: the image's transform, or the clean image."""
     return str(pair.rejected_provenance[0].image_transform.get("name", ""))
+
+
+def as_tables(gallery: Sequence[Example], pairs: Mapping[str, Sequence[PairExample]]) -> dict[str, list[dict[str, str]]]:
+    """The examples as rows of text, for tracking: `descriptions`, with what CHAIR counts as absent, and `pairs`.
+
+    The first column tells rows apart, the second is what experiments are first compared by.
+    """
+    described = [
+        {
+            "of": f"{example.image_id}, {model}, {how}",
+            "description": text,
+            "absent": ", ".join(category for _, _, category in spans(text) if category not in example.objects),
+            "model": model,
+            "decoding": how,
+        }
+        for example in gallery
+        for model, how, text in example.descriptions
+    ]
+    drawn = [(method, example.pair) for method, examples in pairs.items() for example in examples]
+    rows = [
+        {
+            "of": f"{method}: {pair.id}",
+            "chosen": pair.chosen,
+            "rejected": " | ".join(pair.rejected),
+            "prompt": pair.prompt,
+            "method": method,
+        }
+        for method, pair in drawn
+    ]
+    return {"descriptions": described, "pairs": rows}
 
 
 def spans(text: str) -> list[tuple[int, int, str]]:

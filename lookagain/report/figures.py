@@ -1,4 +1,4 @@
-"""The report's figures: CSR over its iterations, hallucination against recall, training curves.
+"""The report's figures: CSR over its iterations, hallucination against recall, training curves, scores of pairs.
 
 Colours are Okabe and Ito's, told apart with any colour vision; shapes differ too. Each figure is a PNG and an SVG whose bytes
 depend on the numbers alone (no date, fixed ids). Backgrounds are clear and the ink has one colour, so that a page can set both.
@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lookagain.records import RecordError, atomic_write
+from lookagain.report import distributions
 from lookagain.report.tables import BASE, Metrics, control_key, label
 
 INK = "#24292f"  # text and axes; a page replaces it in the SVG
@@ -41,17 +42,29 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lookagain",
     "savefig.dpi": 160,
 }
-FIGURES = ("csr_iterations", "tradeoff", "training")  # each a .png and a .svg
+FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "overlap")  # each a .png and a .svg
 SAMPLED = "T = 1"
 
 
-def write(metrics: Mapping[str, Metrics | None], logs: Mapping[str, list[dict]], folder: Path | str) -> None:
-    """Write every figure of `FIGURES` as PNG and SVG; one without data says so. `logs` are those of `read_logs`."""
+def write(
+    metrics: Mapping[str, Metrics | None],
+    logs: Mapping[str, list[dict]],
+    scores: Mapping[str, distributions.Scores],
+    overlap: Mapping[str, Any],
+    folder: Path | str,
+) -> None:
+    """Write every figure of `FIGURES` as PNG and SVG; one without data says so.
+
+    `logs` are those of `read_logs`, `scores` and `overlap` those of `distributions.read_scores` and
+    `read_overlap`.
+    """
     known = {model: figures for model, figures in metrics.items() if figures is not None}
     makers: dict[str, Callable[[], Figure]] = {
         "csr_iterations": lambda: csr_iterations(known),
         "tradeoff": lambda: tradeoff(known),
         "training": lambda: training(logs),
+        "pairs": lambda: distributions.draw(scores),
+        "overlap": lambda: distributions.draw_overlap(overlap),
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,9 +168,9 @@ def tradeoff(metrics: Mapping[str, Metrics]) -> Figure:
         axis.set_title(title)
         axis.set_xlabel("CHAIR_S, %  (left is better)")
         axis.set_ylabel("object recall, %  (up is better)")
-    handles, names = axes[0].get_legend_handles_labels()
+    entries = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))  # CSR's iterations are one
     title = "filled: model, CSR with its iteration · hollow: base cut to the model's mean length · bars: one standard error"
-    legend = figure.legend(handles, names, loc="outside lower center", ncols=7, title=title)
+    legend = figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=7, title=title)
     legend.get_title().set_fontsize(9)
     return figure
 
@@ -197,7 +210,7 @@ def _draw_point(axis: Axes, point: Point, model: str, is_control: bool) -> None:
         markerfacecolor="none" if is_control else colour,
         markersize=10 if number else 6 if is_control else 8,
         elinewidth=0.8,
-        label="_" if is_control else label(model),
+        label="_" if is_control else "CSR" if number else label(model),
     )
     if number:
         axis.annotate(
