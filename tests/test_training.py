@@ -60,7 +60,7 @@ def test_micro_batches_divide_the_batch():
 def test_rows_that_are_too_long_are_refused(policy, images):
     example = Example("0", *policy.conversation([(PROMPT, "there is a dog.")]))
     with pytest.raises(UserError, match="max_length"):
-        collate(policy, [example], lambda one: images[int(one)], 10)
+        collate(policy, [[example]], lambda one: images[int(one)], 10)
 
 
 def test_dpo_learns_and_changes_the_adapter_alone(policy_folder, pairs, images, tmp_path):
@@ -183,7 +183,9 @@ def test_sft_loss_is_the_mean_over_response_tokens(policy_folder, images, tmp_pa
     answers = ["there is a dog.", "no.", "a cat is in the street.", "yes, there is a car."]
     examples = [Example(str(number), *policy.conversation([(PROMPT, answer)])) for number, answer in enumerate(answers)]
     with torch.no_grad():
-        logps = response_logps(policy.model, collate(policy, examples, lambda one: images[int(one)], 256))
+        logps = response_logps(
+            policy.model, collate(policy, [[example] for example in examples], lambda one: images[int(one)], 256)
+        )
     expected = -logps.sum() / sum(sum(example.is_response) for example in examples)
     torch.manual_seed(0)
     add_adapter(policy, 4, 8, 0.0)

@@ -29,7 +29,7 @@ def train_sft(
     order = lay_out(len(examples), optimisation.batch_size, optimisation.epochs, optimisation.seed)
 
     def batch(items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = collate(policy, [examples[item["example"]] for item in items], load_image, optimisation.max_length)
+        rows = collate(policy, [[examples[item["example"]]] for item in items], load_image, optimisation.max_length)
         return {"rows": rows, "weights": torch.tensor([item["weight"] for item in items])}
 
     trainer = ResponseTrainer(
