@@ -11,9 +11,11 @@ reports/bench.json, a list of timing.Row; `make bench-docs` makes docs/performan
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -26,21 +28,37 @@ FILE = Path("reports/bench.json")
 
 def main(names: list[str]) -> None:
     """Run rows, print a table, write reports/bench.json."""
-    from benchmarks.paths import ROWS, Bench
+    from benchmarks import epochs, paths
+    from benchmarks.bench import Bench
     from benchmarks.timing import Row, as_json, peak_flops
     from lookagain.params import load_params
     from lookagain.records import atomic_write
 
-    if unknown := sorted(set(names) - ROWS.keys()):
-        raise SystemExit(f"no such row: {', '.join(unknown)}; rows: {', '.join(ROWS)}")
+    ways: dict[str, Callable[[Bench], Row]] = {
+        "generate-one": paths.generate_one,
+        "generate-64": paths.generate_64,
+        "batch-1": paths.batch_1,
+        "search": paths.search_csr,
+        "search-prefill": paths.search_prefill,
+        "dpo": epochs.dpo,
+        "dpo-held": epochs.dpo_held,
+        "sft": epochs.sft,
+        "sft-held": epochs.sft_held,
+        "pope-one": paths.questions_one,
+        "pope-64": paths.questions_64,
+        "clip": paths.clip,
+    }
+    if unknown := sorted(set(names) - ways.keys()):
+        raise SystemExit(f"no such row: {', '.join(unknown)}; rows: {', '.join(ways)}")
+    gc.freeze()  # as stages do: what was imported stays, and need not be looked through again
     bench = Bench(load_params(), peak_flops())
     table = Table(title=f"Speed in turn; a large multiplication runs at {bench.peak / 1e9:.0f} GFLOP/s")
     for column in ("path", "peer", "ours", "unit", "ratio", "asked for", "of the limit"):
         table.add_column(column)
     earlier = {row["path"]: row for row in json.loads(FILE.read_text())} if FILE.is_file() else {}
     rows: dict[str, Row] = {}
-    for name in names or ROWS:
-        row = ROWS[name](bench)
+    for name in names or ways:
+        row = ways[name](bench)
         rows[row.path] = row
         print(f"{row.path}: {row.ratio:.1f}x", file=sys.stderr)
         limit = "-" if row.floor_ratio is None else f"{row.floor_ratio:.0%}"

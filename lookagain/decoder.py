@@ -69,14 +69,21 @@ class Decoder:
         self.logits = torch.empty(0)  # (rows, vocabulary), of each row's next token
         self._extend(prefixes.ids, prefixes.features, prefixes.positions)
 
+    def twin(self) -> Decoder:
+        """A decoder of its own with the same rows, whose caches are shared until either takes up tokens."""
+        twin = copy.copy(self)
+        twin.cache = copy.copy(self.cache)
+        twin.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in twin.cache.layers:
+            if isinstance(layer, RoomyLayer):
+                layer.room = 0  # the room behind the shared tokens is this decoder's
+        return twin
+
     def ask(self, rows: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Decoder:
-        """A decoder of its own: these rows of this one, each followed by a suffix (token ids after the image)."""
-        asked = copy.copy(self)
-        asked.cache = copy.copy(self.cache)
-        asked.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        asked.select(torch.as_tensor(rows))
-        asked._extend(suffixes)
-        return asked
+        """Keep these rows (a row named twice branches), each followed by a suffix (token ids after the image); returns itself."""
+        self.select(torch.as_tensor(rows))
+        self._extend(suffixes)
+        return self
 
     @property
     def rows(self) -> int:

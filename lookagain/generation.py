@@ -53,19 +53,23 @@ def respond_in_turn(
     """`respond` to more requests about some images than fit into a batch, each with a decoding of its own.
 
     All their images are encoded and prefilled once, before; then come batches of one decoding, with prompts of like lengths.
+    Memory holds the caches of these images beside those of `batch_size` rows, and of the rows alone in the last batch.
     """
     prefilled, image_of_row = _prefilled(policy, requests, load_image)
     suffixes = [policy.suffix(request.prompt) for request in requests]
-    responses = [""] * len(requests)
+    batches: list[list[int]] = []
     for decoding in dict.fromkeys(decodings):
         rows = [row for row, one in enumerate(decodings) if one == decoding]
         rows.sort(key=lambda row: len(suffixes[row]))
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            decoder = prefilled.ask([image_of_row[row] for row in batch], [suffixes[row] for row in batch])
-            uniforms = _uniforms([requests[row] for row in batch], decoding, seed)
-            for row, tokens in zip(batch, _decode(decoder, decoding, uniforms), strict=True):
-                responses[row] = policy.text(tokens)
+        batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    responses = [""] * len(requests)
+    for number, batch in enumerate(batches, 1):
+        decoder = prefilled if number == len(batches) else prefilled.twin()
+        decoder.ask([image_of_row[row] for row in batch], [suffixes[row] for row in batch])
+        decoding = decodings[batch[0]]
+        uniforms = _uniforms([requests[row] for row in batch], decoding, seed)
+        for row, tokens in zip(batch, _decode(decoder, decoding, uniforms), strict=True):
+            responses[row] = policy.text(tokens)
     return responses
 
 
@@ -77,8 +81,8 @@ def option_losses(
 
     The prompt is prefilled once and branches into its options.
     """
-    prefilled, image_of_row = _prefilled(policy, requests, load_image)
-    decoder = prefilled.ask(image_of_row, [policy.suffix(request.prompt) for request in requests])
+    decoder, image_of_row = _prefilled(policy, requests, load_image)
+    decoder.ask(image_of_row, [policy.suffix(request.prompt) for request in requests])
     counts = [len(texts) for texts in options]
     decoder.select(torch.arange(len(requests)).repeat_interleave(torch.tensor(counts)))
     rows = [policy.response(request.prompt, text) for request, texts in zip(requests, options, strict=True) for text in texts]

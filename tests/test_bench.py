@@ -41,7 +41,7 @@ def test_plain_batches_of_generate_give_our_responses(policy, images, requests):
 
 def test_trl_takes_the_same_steps(policy_folder, pairs, images, tmp_path):  # noqa: F811
     """Two steps of DPO and of SFT: trl's own trainers, collators and losses beside ours."""
-    pairs, order = pairs[:8], [item for item, _ in lay_out(8, 4, 1, 3)]
+    pairs, order = pairs[:8], [item for item, _ in lay_out([1] * 8, 4, 1, 3)]
     ours = Optimisation(5e-3, 1, 4, 0.0, 0.0, 256, 2, 3, tmp_path / "none")
     eos = load_policy(policy_folder).tokenizer.eos_token
 

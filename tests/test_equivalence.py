@@ -8,8 +8,10 @@ from test_generation import GREEDY, answer, requests  # noqa: F401
 from test_policy import PROMPTS, logits
 from test_search import SAMPLE, SETTINGS, found, trees_of
 from test_training import HOW, pairs  # noqa: F401
+from transformers.cache_utils import DynamicLayer
 
 from benchmarks.peers import FreshGrower
+from lookagain import decoder
 from lookagain.losses import dpo_margins, regularised_dpo
 from lookagain.policy import add_adapter, load_policy
 from lookagain.training.collate import collate, response_logps
@@ -24,6 +26,34 @@ def test_greedy_is_transformers_greedy(policy, images, requests):  # noqa: F811
         inputs = policy.processor(images=image, text=text, add_special_tokens=False, return_tensors="pt")
         ids = policy.model.generate(**inputs, do_sample=False, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
         assert policy.text(ids) == response
+
+
+def test_twins_with_room_in_their_caches_write_as_decoders_of_their_own(policy, images, monkeypatch):
+    """The slow twin: transformers' own cache, which is copied at every step, and a prefill for each decoder."""
+    suffixes = [policy.suffix(text) for text in PROMPTS[:2]]
+
+    def written(one, tokens):
+        logits = []
+        for token in tokens:
+            one.feed(torch.tensor([token, token + 1]), torch.tensor([True, True]))
+            logits.append(one.logits)
+        return torch.stack(logits)
+
+    def started():
+        one = decoder.Decoder(policy, images[:2]).ask([0, 1], suffixes)
+        written(one, range(20, 24))
+        return one
+
+    with torch.inference_mode():
+        monkeypatch.setattr(decoder, "ROOM", 3)
+        one = started()
+        twin = one.twin()
+        found = written(one, range(30, 35)), written(twin, range(40, 45)), written(one, range(50, 55))
+        monkeypatch.setattr(decoder, "RoomyLayer", DynamicLayer)
+        alone, other = started(), started()
+        expected = written(alone, range(30, 35)), written(other, range(40, 45)), written(alone, range(50, 55))
+    for one, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, right, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, SAMPLE], ids=lambda one: one.proposal)

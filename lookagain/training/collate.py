@@ -109,16 +109,17 @@ def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor
     return torch.zeros(rows.examples, device=device).index_add(0, example.flatten(), logps.flatten())
 
 
-def lay_out(count: int, batch_size: int, epochs: int, seed: int) -> list[tuple[int, float]]:
+def lay_out(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> list[tuple[int, float]]:
     """(item, weight) in training order: each epoch a permutation by seed, its last batch filled up with items of weight 0.
 
-    Every batch of `batch_size` has weights that sum to `batch_size`, so the mean of weighted losses is the mean over real items.
+    Within a batch items stand by their `lengths`, so that its micro-batches pad little; the batch's step is the same. Every
+    batch of `batch_size` has weights that sum to `batch_size`, so the mean of weighted losses is the mean over real items.
     """
     order = []
     for epoch in range(epochs):
-        items = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
-        for start in range(0, count, batch_size):
-            batch = items[start : start + batch_size]
+        items = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        for start in range(0, len(items), batch_size):
+            batch = sorted(items[start : start + batch_size], key=lambda item: lengths[item])
             order += [(item, batch_size / len(batch)) for item in batch]
             order += [(items[0], 0.0)] * (batch_size - len(batch))
     return order

@@ -18,7 +18,6 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from lookagain.losses import dpo_margins, regularised_dpo
-from lookagain.pairs import batches
 from lookagain.params import Dpo
 from lookagain.policy import Policy
 from lookagain.records import Pair
@@ -70,7 +69,11 @@ def all_reference_logps(
     batch_size: int,
 ) -> list[list[float]]:
     """`reference_logps` of all pairs, in their order. `map_batches` deals batches of pairs out to the processes."""
-    dealt = batches(pairs, batch_size // 2 or 1)
+    ordered = sorted(
+        pairs, key=lambda pair: (sum(map(len, (pair.chosen, *pair.rejected))), pair.id)
+    )  # so that batches pad little
+    step = batch_size // 2 or 1
+    dealt = [ordered[start : start + step] for start in range(0, len(ordered), step)]
 
     def work(batch: Sequence[Pair]) -> list[list[float]]:
         return reference_logps(policy, batch, load_image, settings.max_length, settings.rejected_score)
@@ -107,7 +110,8 @@ def train_dpo(
         weights = torch.tensor([item["weight"] for item in items])
         return {"batch": PairBatch(rows, torch.tensor(owner), torch.tensor(first), torch.tensor(reference), weights)}
 
-    order = lay_out(len(pairs), optimisation.batch_size, optimisation.epochs, optimisation.seed)
+    lengths = [sum(len(example.ids) for example in group) for group in examples]
+    order = lay_out(lengths, optimisation.batch_size, optimisation.epochs, optimisation.seed)
     arguments = training_arguments(DPOConfig, optimisation)
     arguments.beta = beta
     trainer = PairTrainer(
