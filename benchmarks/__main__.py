@@ -21,7 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lookagain.launch import LAUNCHED, set_environment
+from lookagain.launch import LAUNCHED
+from lookagain.processes import environment
 
 FILE = Path("reports/bench.json")
 
@@ -75,6 +76,5 @@ if __name__ == "__main__":
     parser.add_argument("--rows", nargs="*", default=[], help="some rows alone; the others stay in reports/bench.json")
     chosen = parser.parse_args()
     if LAUNCHED not in os.environ:  # with the settings that stages run under, which are read when a process starts
-        set_environment({})
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | {LAUNCHED: "1"})
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], environment({}) | {LAUNCHED: "1"})
     main(chosen.rows)

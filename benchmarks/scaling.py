@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lookagain.launch import set_environment
+from lookagain.processes import environment
 
 FILE, PICTURE = Path("reports/scaling.json"), Path("docs/scaling.png")
 SWEEPS = {
@@ -120,7 +120,8 @@ def main(small: bool) -> dict[str, Any]:
     found = {}
     for name in SWEEPS:
         command = [sys.executable, "-m", "benchmarks.scaling", "--sweep", name, *(["--small"] if small else [])]
-        found[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment({}))  # as stages run
+        found[name] = json.loads(ran.stdout)
         grows = exponent(found[name], "seconds")
         print(f"{SWEEPS[name]}: seconds ~ size^{grows:.2f}; {found[name]}")
     with atomic_write(FILE) as file:
@@ -137,5 +138,4 @@ if __name__ == "__main__":
     if chosen.sweep:
         print(json.dumps(sweep(chosen.sweep, chosen.small)))
     else:
-        set_environment({})  # as stages run; the sweeps' processes read it when they start
         main(chosen.small)

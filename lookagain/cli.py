@@ -154,6 +154,7 @@ def grid(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run, and run nothing")] = False,
 ) -> None:
     """Run the experiments that a table still needs, through DVC, and print the table; a killed grid goes on when called again."""
+    from lookagain import warm
     from lookagain.papers import render
     from lookagain.papers.grid import command, missing_runs, run_grid, with_failures
     from lookagain.params import read_raw
@@ -163,7 +164,8 @@ def grid(
         for run in missing_runs(_filled(name)[0], raw):
             print(f"{', '.join(run.rows)}: {shlex.join(['dvc', *command(run, raw)[3:]])}")
         return
-    outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
+    with warm.serving():
+        outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
     render.print_table(with_failures(_filled(name)[0], outcomes))
     if failed := [outcome for outcome in outcomes if outcome.error]:
         raise UserError(f"{len(failed)} of {len(outcomes)} experiments failed; `lookagain grid {name}` tries them again")
