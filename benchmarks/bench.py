@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.timing import Row, Side, machine, side_by_side
-from lookagain.generation import Decoding, Request, respond
+from lookagain.generation import Decoding, Request, respond_in_turn
 from lookagain.images import ImageStore
 from lookagain.params import Params
 from lookagain.plan import shape_from_config
@@ -45,14 +45,18 @@ class Bench:
 
     @functools.cached_property
     def asked(self) -> list[Request]:
-        """Two prompts about each image, as STIC's two responses of a pair are."""
-        one, other = self.params.evaluate.chair.prompt, STIC_CAPTION[0]
-        return [Request(f"{image}/{number}", image, text) for number, text in enumerate((one, other)) for image in self.images]
+        """Two prompts about each image, as STIC asks them."""
+        prompts = self.params.evaluate.chair.prompt, STIC_CAPTION[0]
+        return [Request(f"{image}/{number}", image, text) for image in self.images for number, text in enumerate(prompts)]
 
-    def answer(self, requests: list[Request], batch_size: int, new_tokens: int) -> list[str]:
-        """Our responses, in batches as generate_pairs and describe_images make them."""
-        responses, decoding = [], Decoding(0.0, 1.0, new_tokens)
-        for start in range(0, len(requests), batch_size):
-            part = requests[start : start + batch_size]
-            responses += respond(self.policy, part, lambda one: self.images[one.image_id], decoding, 0)
+    def image_of(self, request: Request) -> Image.Image:
+        """The image that a request is about."""
+        return self.images[request.image_id]
+
+    def answer(self, requests: list[Request], decoding: Decoding) -> list[str]:
+        """Our responses at batch 64, 64 images and all that is asked about them at a time, as stages have it."""
+        responses, step = [], 64 * len(requests) // len({request.image_id for request in requests})
+        for start in range(0, len(requests), step):
+            part = requests[start : start + step]
+            responses += respond_in_turn(self.policy, part, [decoding] * len(part), self.image_of, 0, 64)
         return responses

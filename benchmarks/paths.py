@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.bench import Bench
 from benchmarks.timing import Row, near, timed
-from lookagain.generation import Decoding, Request, respond_in_turn
+from lookagain.generation import Decoding, Request, respond
 from lookagain.prompts import CSR_DESCRIBE
 from lookagain.rewards import ImageTextScorer
 from lookagain.search import CachedGrower, search
@@ -22,11 +22,11 @@ def responses(
     bench: Bench, path: str, at_least: float, way: str, count: int, peer: Callable[[list[Request]], list[str]]
 ) -> Row:
     """Greedy responses at batch 64 against a peer's; the peer answers the first `count` prompts."""
-    new_tokens = bench.params.evaluate.chair.max_new_tokens
-    shown = bench.answer(bench.asked, 64, new_tokens)
+    decoding = Decoding(0.0, 1.0, bench.params.evaluate.chair.max_new_tokens)
+    shown = bench.answer(bench.asked, decoding)
     length = sum(map(bench.tokens, shown)) / len(shown)
     prompts = sum(len(bench.policy.suffix(one.prompt)) for one in bench.asked) / len(bench.asked)
-    flops = bench.encoding + bench.token * (bench.shape.image_tokens + prompts + length)
+    flops = (bench.encoding + bench.token * bench.shape.image_tokens) / 2 + bench.token * (prompts + length)
 
     def counted(texts: list[str]) -> int:
         return sum(map(bench.tokens, texts))
@@ -34,8 +34,8 @@ def responses(
     return bench.row(
         path, "tokens/s", at_least,
         (way, lambda: timed(lambda: peer(bench.asked[:count]), counted)),
-        lambda: timed(lambda: bench.answer(bench.asked, 64, new_tokens), counted),
-        (flops / length, f"{TOKEN_FLOPS}; {length:.0f} tokens a response"),
+        lambda: timed(lambda: bench.answer(bench.asked, decoding), counted),
+        (flops / length, f"{TOKEN_FLOPS}; an image once for its 2 responses of {length:.0f} tokens"),
     )  # fmt: skip
 
 
@@ -60,11 +60,11 @@ def generate_64(bench: Bench) -> Row:
 
 def batch_1(bench: Bench) -> Row:
     """Against our own code at batch 1."""
-    limit = bench.params.evaluate.chair.max_new_tokens
+    decoding = Decoding(0.0, 1.0, bench.params.evaluate.chair.max_new_tokens)
     return responses(
         bench,
         "responses, batch 64 against our batch 1", 10, "our own code, one prompt at a time", 16,
-        lambda part: bench.answer(part, 1, limit),
+        lambda part: [respond(bench.policy, [one], bench.image_of, decoding, 0)[0] for one in part],
     )  # fmt: skip
 
 
@@ -76,17 +76,13 @@ def questions(bench: Bench, path: str, at_least: float, way: str, count: int, ba
         for image in list(bench.images)[:64]
         for noun in NOUNS
     ]
-    decodings = [Decoding(0.0, 1.0, 128)] * len(asked)
     length = sum(len(bench.policy.suffix(one.prompt)) for one in asked) / len(asked) + 1
     flops = (bench.encoding + bench.token * bench.shape.image_tokens) / len(NOUNS) + bench.token * length
-
-    def ours() -> list[str]:
-        return respond_in_turn(bench.policy, asked, decodings, lambda one: bench.images[one.image_id], 0, 64)
 
     return bench.row(
         path, "questions/s", at_least,
         (way, lambda: timed(lambda: peers.generate(bench.policy, asked[:count], bench.images, 128, batch_size))),
-        lambda: timed(ours),
+        lambda: timed(lambda: bench.answer(asked, Decoding(0.0, 1.0, 128))),
         (flops, f"{TOKEN_FLOPS}; an image once for its 18 questions"),
     )  # fmt: skip
 
@@ -110,8 +106,11 @@ def searched(
     requests = [Request(one, one, CSR_DESCRIBE[place % len(CSR_DESCRIBE)]) for place, one in enumerate(some)]
     step = max(1, 64 // (settings.keep_top + settings.keep_bottom))
 
-    def by(part: list[Request], way: type[ImageTextScorer], grower: type) -> list[Any]:
-        found, reward = [], way("models/reward")  # a new one, which has seen no sentence yet
+    theirs, own = scorer("models/reward"), ImageTextScorer("models/reward")
+
+    def by(part: list[Request], reward: ImageTextScorer, grower: type) -> list[Any]:
+        found = []
+        reward.forget()
         for start in range(0, len(part), step):
             batch = part[start : start + step]
             shown = [bench.images[one.image_id] for one in batch]
@@ -120,8 +119,8 @@ def searched(
 
     return bench.row(
         path, "images/s", at_least,
-        (way, lambda: timed(lambda: by(requests[:count], scorer, grower))),
-        lambda: timed(lambda: by(requests, ImageTextScorer, CachedGrower)),
+        (way, lambda: timed(lambda: by(requests[:count], theirs, grower))),
+        lambda: timed(lambda: by(requests, own, CachedGrower)),
         (None, "none: how many sentences a tree grows depends on what is found"),
     )  # fmt: skip
 
@@ -145,7 +144,7 @@ def clip(bench: Bench) -> Row:
     sentences = [f"In the {place} there is a {one} and a {other}." for one, other in names for place in places]
     shown = list(bench.images.values())[:32]
     texts = [sentences[25 * number : 25 * number + 25] for number in range(len(shown))]
-    one_by_one, model = peers.OneByOneScorer("models/reward"), ImageTextScorer("models/reward").model
+    one_by_one, scorer = peers.OneByOneScorer("models/reward"), ImageTextScorer("models/reward")
 
     def peer() -> list[float]:
         return [
@@ -155,11 +154,11 @@ def clip(bench: Bench) -> Row:
         ]
 
     def ours() -> list[float]:
-        scorer = ImageTextScorer("models/reward")
+        scorer.forget()
         embedded = scorer.encode_texts([text for part in texts for text in part]).view(len(shown), 25, -1)
         return (scorer.encode_images(shown)[:, None] * embedded).sum(-1).flatten().tolist()
 
-    text = model.text if hasattr(model, "text") else model
+    text = getattr(scorer.model, "text", scorer.model)
     layers = sum(value.numel() for value in text.transformer.parameters())
     flops = bench.encoding / 25 + 2 * layers * text.context_length
     return bench.row(

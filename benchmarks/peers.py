@@ -92,7 +92,7 @@ class OneByOneScorer(ImageTextScorer):
         """Normalised text embeddings, (texts, width)."""
         rows = []
         for text in texts:
-            self._texts.clear()
+            self.forget()
             rows.append(super().encode_texts([text], batch_size))
         return torch.cat(rows)
 

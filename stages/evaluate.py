@@ -83,6 +83,7 @@ def main(model: str, policy: str, *options: str) -> None:
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
             batch_size=rows,
+            processes=run.world_size,
             version=code_version(str(params.policy.loading)),
             write=run.is_main,
         )

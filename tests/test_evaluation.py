@@ -279,6 +279,12 @@ def test_an_images_questions_stand_together():
     assert [sorted({request.image_id for request in batch}) for batch in batches] == [["a", "b"], ["c", "d"]]
 
 
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [4, 4, 2]), (2, [3, 3, 3, 1]), (3, [4, 4, 2]), (5, [2, 2, 2, 2, 2])])
+def test_every_process_gets_as_many_images(processes, sizes):
+    prompts = {image: Prompt(image, "q?", GREEDY) for image in "abcdefghij"}
+    assert [len(batch) for batch in engine.make_batches(prompts, 4, processes)] == sizes
+
+
 def test_same_answers_at_batch_1_and_batch_32(policy, images, tmp_path):
     shown = dict(zip("abcdef", images, strict=True))
     asked = [Prompt(image, f"{text} dog image?", GREEDY) for image in shown for text in ("Is there a", "Describe the")]

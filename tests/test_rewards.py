@@ -1,7 +1,11 @@
 import math
 
 import pytest
+import torch
+from project import write_reward
 
+from benchmarks.peers import OneByOneScorer
+from lookagain import rewards
 from lookagain.rewards import (
     Candidate,
     ImageTextScorer,
@@ -40,3 +44,16 @@ def test_value_and_rank_mix_the_parts():
 def test_missing_reward_model_is_named(tmp_path):
     with pytest.raises(RewardError, match=r"reward\.json"):
         ImageTextScorer(tmp_path)
+
+
+def test_sentences_are_encoded_once_until_there_are_too_many(tmp_path, images, monkeypatch):
+    """The slow twin: one image and one sentence at a time."""
+    write_reward(tmp_path / "reward")
+    scorer, slow = ImageTextScorer(tmp_path / "reward"), OneByOneScorer(tmp_path / "reward")
+    seen = []
+    monkeypatch.setattr(rewards, "KEPT_TEXTS", 3)
+    monkeypatch.setattr(scorer, "tokenizer", lambda texts: seen.append(list(texts)) or slow.tokenizer(texts))
+    for texts in (["a dog", "a cat", "a dog"], ["a cat", "a car", "a bus"], ["a dog", "a sheep"]):
+        torch.testing.assert_close(scorer.encode_texts(texts), slow.encode_texts(texts), rtol=1e-5, atol=1e-6)
+    assert seen == [["a cat", "a dog"], ["a bus", "a car"], ["a dog", "a sheep"]]
+    torch.testing.assert_close(scorer.encode_images(images), slow.encode_images(images), rtol=1e-5, atol=1e-6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Engine:
     cache: AnswerCache
     seed: int
     batch_size: int
+    processes: int = 1  # that batches are dealt out to
     version: str = ""  # whatever else answers depend on: the generating code, the dtype
     write: bool = True  # whether this process appends to the cache
     cached: int = field(default=0, init=False)
@@ -120,7 +122,7 @@ class Engine:
         keys = [self.key(prompt) for prompt in prompts]
         known = self._known(keys, label)
         missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
-        batches = make_batches(missing, self.batch_size)
+        batches = make_batches(missing, self.batch_size, self.processes)
 
         def work(batch: Sequence[Request]) -> list[str]:
             asked = [missing[request.id] for request in batch]
@@ -161,10 +163,11 @@ class Engine:
         return [dataclasses.replace(asked, text=infused(asked)) for asked in prompts]
 
 
-def make_batches(prompts: dict[str, Prompt], batch_size: int) -> list[list[Request]]:
-    """All prompts about `batch_size` images at a time, so that each image is encoded once; with options, `batch_size` rows.
+def make_batches(prompts: dict[str, Prompt], batch_size: int, processes: int = 1) -> list[list[Request]]:
+    """All prompts about up to `batch_size` images at a time, so that each is encoded once; with options, `batch_size` rows.
 
-    Images that are asked alike stand together, by their longest prompt. The order of `prompts` is irrelevant.
+    Images that are asked alike stand together, by their longest prompt, in as many batches for each process. The order of
+    `prompts` is irrelevant.
     """
     groups: dict[int, dict[str, list[str]]] = {}  # number of options -> image -> keys
     for key, prompt in prompts.items():
@@ -182,5 +185,6 @@ def make_batches(prompts: dict[str, Prompt], batch_size: int) -> list[list[Reque
             rows, step = list(chain(*ordered)), max(1, batch_size // options)
             batches += [rows[start : start + step] for start in range(0, len(rows), step)]
         else:
-            batches += [list(chain(*ordered[start : start + batch_size])) for start in range(0, len(ordered), batch_size)]
+            step = math.ceil(len(ordered) / (processes * math.ceil(len(ordered) / (processes * batch_size))))
+            batches += [list(chain(*ordered[start : start + step])) for start in range(0, len(ordered), step)]
     return [[Request(id=key, image_id=prompts[key].image_id, prompt=prompts[key].text) for key in batch] for batch in batches]

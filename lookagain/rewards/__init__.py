@@ -67,6 +67,9 @@ def ranks(values: Sequence[float]) -> list[float]:
     ]
 
 
+KEPT_TEXTS = 100_000  # embeddings of sentences that a scorer remembers: 300 MB at a width of 768
+
+
 class ImageTextScorer:
     """Cosines between images and sentences by an open_clip model: an image is encoded once, sentences in batches, each once."""
 
@@ -91,9 +94,15 @@ class ImageTextScorer:
         pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
         return self.model.encode_image(pixels, normalize=True).float().cpu()
 
+    def forget(self) -> None:
+        """Drop the sentences' embeddings."""
+        self._texts.clear()
+
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Normalised text embeddings, (texts, width); a sentence seen before is not encoded again."""
+        """Normalised text embeddings, (texts, width); a sentence seen before is not encoded again, unless they grew too many."""
+        if len(self._texts) > KEPT_TEXTS:
+            self.forget()
         new = sorted(set(texts) - self._texts.keys())
         for start in range(0, len(new), batch_size):
             part = new[start : start + batch_size]
