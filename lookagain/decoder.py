@@ -39,13 +39,13 @@ class RoomyLayer(DynamicLayer):
         length = before + key_states.shape[-2]
         if length > self.room:
             self.room = length + (ROOM if before else 0)  # an image's prefix gets none: it branches next, which is a copy
+            held = self.keys, self.values
             self.all_keys, self.all_values = (
-                torch.cat([old, new, new.new_empty(*new.shape[:2], self.room - length, new.shape[-1])], -2)
-                for old, new in ((self.keys, key_states), (self.values, value_states))
+                new.new_empty(*new.shape[:2], self.room, new.shape[-1]) for new in (key_states, value_states)
             )
-        else:
-            self.all_keys[:, :, before:length] = key_states
-            self.all_values[:, :, before:length] = value_states
+            if before:
+                self.all_keys[:, :, :before], self.all_values[:, :, :before] = held
+        self.all_keys[:, :, before:length], self.all_values[:, :, before:length] = key_states, value_states
         self.keys, self.values = self.all_keys[:, :, :length], self.all_values[:, :, :length]
         return self.keys, self.values
 
