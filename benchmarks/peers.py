@@ -49,6 +49,12 @@ def generate(
     return responses
 
 
+def generate_one_by_one(policy: Policy, images: Sequence[Image.Image], prompt: str, max_new_tokens: int) -> list[str]:
+    """Greedy responses to one prompt about each image, one at a time."""
+    requests = [Request(str(number), str(number), prompt) for number in range(len(images))]
+    return generate(policy, requests, {one.id: image for one, image in zip(requests, images, strict=True)}, max_new_tokens, 1)
+
+
 def prompt_text(policy: Policy, prompt: str) -> str:
     """A prompt about an image by the chat template, with BOS."""
     content = [{"type": "image"}, {"type": "text", "text": prompt}]

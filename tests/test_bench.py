@@ -7,6 +7,7 @@ import torch
 from test_generation import GREEDY, answer, requests  # noqa: F401
 from test_training import PROMPT, pairs  # noqa: F401
 
+from benchmarks import __main__ as bench
 from benchmarks import page, peers, scaling
 from benchmarks.timing import Done, Row, as_json, near, side_by_side
 from lookagain.policy import add_adapter, load_policy
@@ -105,3 +106,9 @@ def test_the_page_says_what_was_missed_and_how_cost_grows(tmp_path, monkeypatch)
     monkeypatch.setattr(page, "BENCH", tmp_path / "bench.json")
     with pytest.raises(page.PageError, match="make bench"):
         page.main()
+
+
+def test_an_unknown_row_is_refused_before_a_model_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="no such row: nope; rows: generate-one, "):
+        bench.main(["dpo", "nope"])
