@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)# the stages that DVC starts find the same Python
 
-.PHONY: help setup repro test lint bench bench-gpu ui push docs deps lock
+.PHONY: help setup repro test lint bench bench-docs bench-gpu ui push docs deps lock
 
 help:
 	@echo "make repro   run the pipeline (what is missing or changed) and print the results"
@@ -41,6 +41,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# docs/performance.md from what `make bench` measured, with the picture of how cost grows.
+bench-docs: $(READY)
+	test -f reports/scaling.json || $(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.page
 
 bench-gpu: $(READY)
 	$(BIN)/python -m benchmarks.gpu

@@ -5,33 +5,85 @@ The one place that handles caches, padding masks and positions; greedy and sampl
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from lookagain.policy import Policy
 from lookagain.transforms import Shown
+
+ROOM = 32  # tokens that a cache can take before all of it is copied
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's cache with room behind its tokens: a decoding step writes a token there and does not copy those before it."""
+
+    keys: Any
+    values: Any
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:  # noqa: D102
+        super().lazy_initialization(key_states, value_states)
+        self.room = 0  # tokens that the tensors behind `keys` and `values` can hold
+        self.all_keys, self.all_values = self.keys, self.values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append (rows, heads, tokens, width) to keys and values; returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        length = before + key_states.shape[-2]
+        if length > self.room:
+            self.room = length + (ROOM if before else 0)  # an image's prefix gets none: it branches next, which is a copy
+            held = self.keys, self.values
+            self.all_keys, self.all_values = (
+                new.new_empty(*new.shape[:2], self.room, new.shape[-1]) for new in (key_states, value_states)
+            )
+            if before:
+                self.all_keys[:, :, :before], self.all_values[:, :, :before] = held
+        self.all_keys[:, :, before:length], self.all_values[:, :, before:length] = key_states, value_states
+        self.keys, self.values = self.all_keys[:, :, :length], self.all_values[:, :, :length]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, without room; what they were taken from stays as it is."""
+        super().batch_select_indices(indices)
+        self.room, self.all_keys, self.all_values = 0, self.keys, self.values
 
 
 class Decoder:
     """Rows of one batch: their cache, and the logits of their next token."""
 
-    def __init__(self, policy: Policy, images: Sequence[Shown], image_of_row: Sequence[int], suffixes: Sequence[Sequence[int]]):
-        """Prefill: each distinct image's prefix once, then each row's suffix (token ids after the image).
-
-        images: distinct; image_of_row: (rows,) indices into them.
-        """
+    def __init__(self, policy: Policy, images: Sequence[Shown]):
+        """Prefill each image's prefix: a row for each."""
         self.policy = policy
         prefixes = policy.prefixes(images)
         self.cache = DynamicCache(config=policy.model.config.get_text_config())
+        self.cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         self.mask = torch.zeros(len(images), 0, dtype=torch.long, device=policy.device)  # (rows, cached tokens)
         self.next = torch.zeros(len(images), 1, dtype=torch.long, device=policy.device)  # (rows, 1), each row's next position
         self.logits = torch.empty(0)  # (rows, vocabulary), of each row's next token
         self._extend(prefixes.ids, prefixes.features, prefixes.positions)
-        self.select(torch.as_tensor(image_of_row))
+
+    def twin(self) -> Decoder:
+        """A decoder of its own with the same rows, whose caches are shared until either takes up tokens."""
+        twin = copy.copy(self)
+        twin.cache = copy.copy(self.cache)
+        twin.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in twin.cache.layers:
+            if isinstance(layer, RoomyLayer):
+                layer.room = 0  # the room behind the shared tokens is this decoder's
+        return twin
+
+    def ask(self, rows: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Decoder:
+        """Keep these rows (a row named twice branches), each followed by a suffix (token ids after the image); returns itself."""
+        self.select(torch.as_tensor(rows))
         self._extend(suffixes)
+        return self
 
     @property
     def rows(self) -> int:

@@ -18,7 +18,7 @@ from lookagain.records import Decoding
 from lookagain.seeds import derive
 from lookagain.transforms import Shown
 
-__all__ = ["Decoding", "Request", "choose", "option_losses", "respond"]
+__all__ = ["Decoding", "Request", "choose", "option_losses", "respond", "respond_in_turn"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Request:
     prompt: str
 
 
-@torch.inference_mode()
 def respond(
     policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Shown], decoding: Decoding, seed: int
 ) -> list[str]:
@@ -39,12 +38,39 @@ def respond(
     `load_image` gives a request's image as the policy shall see it (corrupted, say, or None for none); requests whose images are
     the same object share its encoding. Responses are cut at max_new_tokens.
     """
-    decoder = _prefilled(policy, requests, load_image)
-    uniforms = None
-    if decoding.temperature > 0:
-        generators = [torch.Generator().manual_seed(derive(seed, "respond", request.id)) for request in requests]
-        uniforms = torch.stack([torch.rand(decoding.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
-    return [policy.text(row) for row in _decode(decoder, decoding, uniforms)]
+    return respond_in_turn(policy, requests, [decoding] * len(requests), load_image, seed, len(requests))
+
+
+@torch.inference_mode()
+def respond_in_turn(
+    policy: Policy,
+    requests: Sequence[Request],
+    decodings: Sequence[Decoding],
+    load_image: Callable[[Request], Shown],
+    seed: int,
+    batch_size: int,
+) -> list[str]:
+    """`respond` to more requests about some images than fit into a batch, each with a decoding of its own.
+
+    All their images are encoded and prefilled once, before; then come batches of one decoding, with prompts of like lengths.
+    Memory holds the caches of these images beside those of `batch_size` rows, and of the rows alone in the last batch.
+    """
+    prefilled, image_of_row = _prefilled(policy, requests, load_image)
+    suffixes = [policy.suffix(request.prompt) for request in requests]
+    batches: list[list[int]] = []
+    for decoding in dict.fromkeys(decodings):
+        rows = [row for row, one in enumerate(decodings) if one == decoding]
+        rows.sort(key=lambda row: len(suffixes[row]))
+        batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    responses = [""] * len(requests)
+    for number, batch in enumerate(batches, 1):
+        decoder = prefilled if number == len(batches) else prefilled.twin()
+        decoder.ask([image_of_row[row] for row in batch], [suffixes[row] for row in batch])
+        decoding = decodings[batch[0]]
+        uniforms = _uniforms([requests[row] for row in batch], decoding, seed)
+        for row, tokens in zip(batch, _decode(decoder, decoding, uniforms), strict=True):
+            responses[row] = policy.text(tokens)
+    return responses
 
 
 @torch.inference_mode()
@@ -55,7 +81,8 @@ def option_losses(
 
     The prompt is prefilled once and branches into its options.
     """
-    decoder = _prefilled(policy, requests, load_image)
+    decoder, image_of_row = _prefilled(policy, requests, load_image)
+    decoder.ask(image_of_row, [policy.suffix(request.prompt) for request in requests])
     counts = [len(texts) for texts in options]
     decoder.select(torch.arange(len(requests)).repeat_interleave(torch.tensor(counts)))
     rows = [policy.response(request.prompt, text) for request, texts in zip(requests, options, strict=True) for text in texts]
@@ -72,33 +99,38 @@ def option_losses(
     return [part.tolist() for part in means.split(counts)]
 
 
-def _prefilled(policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Shown]) -> Decoder:
-    """A row for each request, up to where its response begins; equal images are encoded once."""
-    distinct: dict[int, Shown] = {}
-    keys = []
-    for request in requests:
-        image = load_image(request)
-        distinct.setdefault(id(image), image)
-        keys.append(id(image))
-    index = {key: number for number, key in enumerate(distinct)}
-    suffixes = [policy.suffix(request.prompt) for request in requests]
-    return Decoder(policy, list(distinct.values()), [index[key] for key in keys], suffixes)
+def _prefilled(
+    policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Shown]
+) -> tuple[Decoder, list[int]]:
+    """A row for each distinct image, and which of them is each request's; equal images are encoded once."""
+    images = [load_image(request) for request in requests]  # held here: a freed object's id may come again
+    distinct = {id(image): image for image in images}
+    number = {key: place for place, key in enumerate(distinct)}
+    return Decoder(policy, list(distinct.values())), [number[id(image)] for image in images]
+
+
+def _uniforms(requests: Sequence[Request], decoding: Decoding, seed: int) -> Tensor | None:
+    """The draws of each request's response, (requests, max_new_tokens), by seed and request; None where nothing is drawn."""
+    if decoding.temperature == 0:
+        return None
+    generators = [torch.Generator().manual_seed(derive(seed, "respond", request.id)) for request in requests]
+    return torch.stack([torch.rand(decoding.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
 
 
 def _decode(decoder: Decoder, decoding: Decoding, uniforms: Tensor | None) -> list[list[int]]:
-    """Token ids of every row up to EOS; finished rows leave the batch once they are half of it."""
+    """Token ids of every row up to EOS; finished rows leave the batch once they are a quarter of it."""
     responses: list[list[int]] = [[] for _ in range(decoder.rows)]
     owner = torch.arange(decoder.rows)  # which response each row writes
     active = torch.ones(decoder.rows, dtype=torch.bool)
     for step in range(decoding.max_new_tokens):
-        drawn = None if uniforms is None else uniforms[owner, step]
-        tokens = choose(decoder.logits, decoding, drawn)
-        active &= tokens.cpu() != decoder.policy.eos
-        for row in active.nonzero()[:, 0].tolist():
-            responses[owner[row]].append(int(tokens[row]))
+        tokens = choose(decoder.logits, decoding, None if uniforms is None else uniforms[owner, step])
+        written = tokens.cpu()
+        active &= written != decoder.policy.eos
+        for response, token in zip(owner[active].tolist(), written[active].tolist(), strict=True):
+            responses[response].append(token)
         if not active.any() or step == decoding.max_new_tokens - 1:
             break
-        if active.sum() <= decoder.rows // 2:
+        if active.sum() <= decoder.rows * 3 // 4:
             kept = active.nonzero()[:, 0]
             decoder.select(kept)
             owner, tokens, active = owner[kept], tokens[kept.to(tokens.device)], active[kept]

@@ -12,22 +12,21 @@ from torch import Tensor
 IGNORE = -100  # label of a position that is not scored
 
 
-def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the log-probs of each row's labelled tokens.
+def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
+    """The log-prob of each label, 0 where nothing is scored.
 
     logits: (rows, length, vocabulary), where position i predicts labels[:, i]; labels: (rows, length), token ids, IGNORE where
-    nothing is scored. Returns (rows,).
+    nothing is scored. Returns (rows, length).
     """
-    scored = labels != IGNORE
     logps = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return (logps * scored).sum(-1)
+    return logps * (labels != IGNORE)
 
 
 def top_token_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """Each label replaced by the model's most likely token there, or by its second where the first is the label itself.
 
     What STIC's released trainer scores of a rejected response, instead of its own tokens: `dpo.rejected_score: top1`.
-    Shapes as in `sequence_logps`; IGNORE stays.
+    Shapes as in `token_logps`; IGNORE stays.
     """
     first, second = logits.detach().topk(2, dim=-1).indices.unbind(-1)
     return torch.where(labels == IGNORE, labels, torch.where(first == labels, second, first))

@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,17 @@ def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """Items in batches, those of one prompt together, so that rows of a batch are about equally long; the order is by id within."""
     ordered = sorted(items, key=lambda item: (len(item.prompt), item.prompt, item.id))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def shown_as(ask: Ask) -> tuple[str, str]:
+    """Identifies the image as an ask shows it: asks of one share its encoding."""
+    return ask.image_id, json.dumps(ask.transform, sort_keys=True)
+
+
+def batches_by_image(asks: Sequence[Ask], size: int) -> list[list[Ask]]:
+    """All asks about up to `size` images at a time, each as a transform shows it; images with as many asks stand together."""
+    shown: dict[tuple[str, str], list[Ask]] = {}
+    for ask in sorted(asks, key=lambda ask: ask.id):
+        shown.setdefault(shown_as(ask), []).append(ask)
+    groups = sorted(shown.values(), key=lambda group: (len(group), group[0].id))
+    return [list(chain(*groups[start : start + size])) for start in range(0, len(groups), size)]

@@ -25,7 +25,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, DynamicCache
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lookagain.errors import UserError
@@ -83,6 +84,13 @@ class Policy:
     def device(self) -> torch.device:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
+
+    @functools.cached_property
+    def shares_prefixes(self) -> bool:
+        """Whether several texts can follow one prefix in a row: by a mask of who sees whom, in layers that all see everything."""
+        config = self.model.config.get_text_config()
+        layers = DynamicCache(config=config).layers
+        return config._attn_implementation == "sdpa" and all(type(layer) is DynamicLayer for layer in layers)
 
     def prefixes(self, images: Sequence[Shown]) -> Prefixes:
         """Each image's prompt prefix: token ids, features and positions.

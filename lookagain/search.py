@@ -132,7 +132,7 @@ class CachedGrower:
         self.stops = full_stops(policy)
         suffixes = [policy.suffix(prompt) for prompt in prompts]
         with torch.inference_mode():
-            self.decoder = Decoder(policy, images, range(len(images)), suffixes)
+            self.decoder = Decoder(policy, images).ask(range(len(images)), suffixes)
 
     @torch.inference_mode()
     def grow(self, nodes: Sequence[Node], uniforms: Tensor) -> list[list[Growth]]:

@@ -22,7 +22,7 @@ from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, code_versio
 from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
 from lookagain.evaluation.shown import ShownImages
-from lookagain.generation import Request, option_losses, respond
+from lookagain.generation import Request, option_losses, respond_in_turn
 from lookagain.judge import Judge, key_from_environment
 from lookagain.params import Params, flatten, load_params
 from lookagain.policy import load_policy, read_lineage
@@ -74,14 +74,16 @@ def main(model: str, policy: str, *options: str) -> None:
         def loaded():
             return load_policy(f"models/{policy}", params.policy.loading, run.device)
 
+        rows = params.runtime.batch_size
         engine = Engine(
-            respond=lambda batch, decoding: respond(loaded(), batch, image_of, decoding, params.seed),
+            respond=lambda batch, decodings: respond_in_turn(loaded(), batch, decodings, image_of, params.seed, rows),
             rank=lambda batch, options: option_losses(loaded(), batch, options, image_of),
             map_batches=run.map_batches,
             image_sha256=shown.sha256,
             cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
             seed=params.seed,
-            batch_size=params.runtime.batch_size,
+            batch_size=rows,
+            processes=run.world_size,
             version=code_version(str(params.policy.loading)),
             write=run.is_main,
         )

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from lookagain import runtime, tracking
 from lookagain.extensions import find
-from lookagain.generation import Decoding, Request, respond
+from lookagain.generation import Decoding, Request, respond_in_turn
 from lookagain.images import ImageStore
-from lookagain.pairs import Ask, Inputs, batches, write_pairs
+from lookagain.pairs import Ask, Inputs, batches_by_image, shown_as, write_pairs
 from lookagain.params import flatten, load_params, pair_settings
 from lookagain.policy import load_policy
 from lookagain.records import Conversation, read_records
@@ -42,11 +42,13 @@ def main(method: str) -> None:
 
             def work(batch: Sequence[Ask]) -> list[str]:
                 requests = [Request(ask.id, ask.image_id, ask.prompt) for ask in batch]
-                shown = {ask.id: apply(images.load(ask.image_id), ask.transform) for ask in batch}
-                return respond(policy(), requests, lambda one: shown[one.id], decoding, params.seed)
+                distinct = {shown_as(ask): ask for ask in batch}
+                shown = {key: apply(images.load(ask.image_id), ask.transform) for key, ask in distinct.items()}
+                asked = requests, [decoding] * len(requests), lambda one: shown[shown_as(by_id[one.id])]
+                return respond_in_turn(policy(), *asked, params.seed, params.runtime.batch_size)
 
             rounds.append(f"responses {len(rounds) + 1}")
-            dealt = batches(list(by_id.values()), params.runtime.batch_size)
+            dealt = batches_by_image(list(by_id.values()), params.runtime.batch_size)
             ids = [ask.id for batch in dealt for ask in batch]
             return dict(zip(ids, run.map_batches(dealt, work, rounds[-1]), strict=True))
 

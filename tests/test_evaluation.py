@@ -6,7 +6,7 @@ import pytest
 
 from lookagain.evaluation import engine, questions, scoring
 from lookagain.evaluation.engine import AnswerCache, Engine, Prompt
-from lookagain.generation import Decoding, respond
+from lookagain.generation import Decoding, respond_in_turn
 from lookagain.images import write_shards
 from lookagain.metrics import chair
 from lookagain.records import Answer, RecordError
@@ -17,14 +17,15 @@ PROMPT = "Please describe this image in detail."
 
 
 class FakePolicy:
-    """Answers with what it was asked, and remembers its batches."""
+    """Answers with what it was asked, and remembers what it was asked at once."""
 
     def __init__(self):
         self.batches = []
 
-    def __call__(self, requests, decoding):
-        self.batches.append([(request.image_id, request.prompt, decoding) for request in requests])
-        return [f"{request.image_id}|{request.prompt}|{decoding.temperature}" for request in requests]
+    def __call__(self, requests, decodings):
+        asked = [(one.image_id, one.prompt, decoding) for one, decoding in zip(requests, decodings, strict=True)]
+        self.batches.append(asked)
+        return [f"{image}|{prompt}|{decoding.temperature}" for image, prompt, decoding in asked]
 
 
 def map_batches(batches, work, label):
@@ -40,7 +41,7 @@ def rank(requests, options):
     return [[float(len(text)) for text in texts] for texts in options]
 
 
-def test_each_distinct_question_is_asked_once_in_batches_of_one_decoding(tmp_path):
+def test_each_distinct_question_is_asked_once_beside_all_others_about_its_image(tmp_path):
     policy = FakePolicy()
     asked = [
         Prompt("a", "long question?", GREEDY),
@@ -53,9 +54,11 @@ def test_each_distinct_question_is_asked_once_in_batches_of_one_decoding(tmp_pat
     responses = made.answer(asked, "answers")
     assert responses == ["a|long question?|0.0", "b|q?|0.0", "a|q?|1.0", "b|q?|0.0", "c|q?|0.0"]
     assert (made.cached, made.computed) == (0, 4)
-    assert all(len({decoding for *_, decoding in batch}) == 1 for batch in policy.batches)
-    greedy = [[(image, text) for image, text, _ in batch] for batch in policy.batches if batch[0][2] == GREEDY]
-    assert greedy == [[("b", "q?"), ("c", "q?")], [("a", "long question?")]]  # images by their longest prompt
+    asked_at_once = [[(image, text, decoding.temperature) for image, text, decoding in batch] for batch in policy.batches]
+    assert asked_at_once == [
+        [("b", "q?", 0.0), ("c", "q?", 0.0)],
+        [("a", "q?", 1.0), ("a", "long question?", 0.0)],  # images that are asked alike stand together
+    ]
 
 
 def test_only_missing_answers_are_computed_and_a_torn_line_is_ignored(tmp_path):
@@ -258,17 +261,28 @@ def test_order_of_answers_is_irrelevant_and_missing_ones_are_refused(folder):
 
 
 def test_batches_keep_every_prompt():
-    prompts = {str(number): Prompt("a", "q" * number, SAMPLED if number % 3 else GREEDY) for number in range(1, 20)}
+    prompts = {
+        str(number): Prompt("abcde"[number % 5], "q" * number, SAMPLED if number % 3 else GREEDY, ("x", "y") * (number % 2))
+        for number in range(1, 20)
+    }
     batches = engine.make_batches(prompts, 4)
     assert sorted(int(request.id) for batch in batches for request in batch) == list(range(1, 20))
-    assert max(map(len, batches)) == 4
+    for batch in batches:
+        (options,) = {len(prompts[request.id].options) for request in batch}
+        assert (len(batch) * options if options else len({request.image_id for request in batch})) <= 4
     assert engine.make_batches(dict(reversed(prompts.items())), 4) == batches
 
 
 def test_an_images_questions_stand_together():
     prompts = {f"{image}{number}": Prompt(image, "q" * number, GREEDY) for number in (1, 5, 9) for image in "abcd"}
-    batches = engine.make_batches(prompts, 6)
+    batches = engine.make_batches(prompts, 2)
     assert [sorted({request.image_id for request in batch}) for batch in batches] == [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [4, 4, 2]), (2, [3, 3, 3, 1]), (3, [4, 4, 2]), (5, [2, 2, 2, 2, 2])])
+def test_every_process_gets_as_many_images(processes, sizes):
+    prompts = {image: Prompt(image, "q?", GREEDY) for image in "abcdefghij"}
+    assert [len(batch) for batch in engine.make_batches(prompts, 4, processes)] == sizes
 
 
 def test_same_answers_at_batch_1_and_batch_32(policy, images, tmp_path):
@@ -278,7 +292,7 @@ def test_same_answers_at_batch_1_and_batch_32(policy, images, tmp_path):
 
     def responses(batch_size):
         made = make_engine(
-            lambda batch, decoding: respond(policy, batch, lambda one: shown[one.image_id], decoding, seed=0),
+            lambda batch, decodings: respond_in_turn(policy, batch, decodings, lambda one: shown[one.image_id], 0, batch_size),
             tmp_path / f"{batch_size}.jsonl",
             batch_size=batch_size,
         )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lookagain.generation import Decoding, Request, choose, respond
+from lookagain.generation import Decoding, Request, choose, respond, respond_in_turn
 from lookagain.runtime import Run
 
 PROMPTS = ["Describe the following image.", "What's happening in the scene?"]
@@ -23,6 +23,17 @@ def test_batches_do_not_change_responses(policy, images, requests, decoding):
     alone = [answer(policy, [request], images, decoding)[0] for request in requests]
     assert together == alone
     assert answer(policy, requests[::-1], images, decoding) == together[::-1]
+
+
+def test_one_prefill_of_the_images_serves_batches_of_several_decodings(policy, images, requests, monkeypatch):
+    decodings = [(GREEDY, SAMPLED)[number % 2] for number in range(len(requests))]
+    alone = [answer(policy, [one], images, decoding)[0] for one, decoding in zip(requests, decodings, strict=True)]
+    encoded = []
+    original = type(policy).prefixes
+    monkeypatch.setattr(type(policy), "prefixes", lambda self, shown: encoded.append(len(shown)) or original(self, shown))
+    together = respond_in_turn(policy, requests, decodings, lambda one: images[int(one.image_id)], 0, 4)
+    assert together == alone
+    assert encoded == [6]
 
 
 def test_samples_depend_on_seed_and_id(policy, images, requests):

@@ -2,13 +2,15 @@ import math
 
 import torch
 
-from lookagain.losses import IGNORE, dpo_margins, regularised_dpo, sequence_logps, top_token_labels
+from lookagain.losses import IGNORE, dpo_margins, regularised_dpo, token_logps, top_token_labels
 
 
-def test_sequence_logps_sum_the_labelled_tokens_alone():
+def test_token_logps_are_those_of_the_labelled_tokens_alone():
     probabilities = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]])
     labels = torch.tensor([[IGNORE, 1, 2]])
-    torch.testing.assert_close(sequence_logps(probabilities.log(), labels), torch.tensor([math.log(0.8) + math.log(0.6)]))
+    logps = token_logps(probabilities.log(), labels)
+    torch.testing.assert_close(logps.sum(-1), torch.tensor([math.log(0.8) + math.log(0.6)]))
+    assert ((logps == 0) == (labels == IGNORE)).all()
 
 
 def test_top_token_labels_take_the_first_token_or_the_second_where_the_first_is_the_label():

@@ -7,8 +7,20 @@ from collections import Counter
 import pytest
 from PIL import Image
 
+from lookagain.augmentations import CLEAN
 from lookagain.images import ImageStore, write_shards
-from lookagain.pairs import Ask, Inputs, Made, PairError, PairPlan, batches, carry_out, read_pairs, write_pairs
+from lookagain.pairs import (
+    Ask,
+    Inputs,
+    Made,
+    PairError,
+    PairPlan,
+    batches,
+    batches_by_image,
+    carry_out,
+    read_pairs,
+    write_pairs,
+)
 from lookagain.params import SticPairs
 from lookagain.prompts import STIC_BAD, STIC_CAPTION, STIC_STEP_BY_STEP
 from lookagain.records import Decoding
@@ -116,3 +128,11 @@ def test_batches_hold_every_item_once():
     made = batches(asks, 8)
     assert [len(batch) for batch in made] == [8, 8, 4]
     assert sorted(ask.id for batch in made for ask in batch) == sorted(ask.id for ask in asks)
+
+
+def test_batches_by_image_hold_all_asks_about_what_they_show():
+    dark = {"name": "dark"}
+    asks = [Ask(f"{number}", "abcd"[number % 4], "x" * number, dark if number == 5 else CLEAN) for number in range(9)]
+    made = [[ask.id for ask in batch] for batch in batches_by_image(asks, 2)]
+    assert made == [["1", "5"], ["2", "6", "3", "7"], ["0", "4", "8"]]  # b is shown twice, clean and dark
+    assert made == [[ask.id for ask in batch] for batch in batches_by_image(asks[::-1], 2)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from project import write_reward
 
+from benchmarks.peers import OneByOneScorer
 from lookagain.rewards import (
     Candidate,
     ImageTextScorer,
@@ -55,3 +56,16 @@ def test_scores_do_not_depend_on_what_was_scored_before(images, tmp_path):
     one.encode_texts(texts[2:])
     assert torch.equal(one.encode_images(images[2:]), other.encode_images(images[2:]))
     assert torch.equal(one.encode_texts(texts), other.encode_texts(texts))
+
+
+def test_sentences_are_encoded_once_until_the_next_images(tmp_path, images, monkeypatch):
+    """The slow twin: one image and one sentence at a time."""
+    write_reward(tmp_path / "reward")
+    scorer, slow = ImageTextScorer(tmp_path / "reward"), OneByOneScorer(tmp_path / "reward")
+    seen = []
+    monkeypatch.setattr(scorer, "tokenizer", lambda texts: seen.append(list(texts)) or slow.tokenizer(texts))
+    for texts in (["a dog", "a cat", "a dog"], ["a cat", "a car", "a bus"]):
+        torch.testing.assert_close(scorer.encode_texts(texts), slow.encode_texts(texts), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scorer.encode_images(images), slow.encode_images(images), rtol=1e-5, atol=1e-6)
+    scorer.encode_texts(["a dog", "a sheep"])
+    assert seen == [["a cat", "a dog"], ["a bus", "a car"], ["a dog", "a sheep"]]

@@ -42,12 +42,21 @@ def train(policy_folder, pairs, images, folder, micro_batch_size, alpha=1 / 1024
 
 
 def test_lay_out_covers_each_epoch_and_fills_the_last_batch_with_nothing():
-    order = lay_out(10, 4, 2, seed=0)
+    order = lay_out([1] * 10, 4, 2, seed=0)
     assert len(order) == 24
     for epoch in (order[:12], order[12:]):
         assert sorted(item for item, weight in epoch if weight) == list(range(10))
         assert [sum(weight for _, weight in epoch[start : start + 4]) for start in (0, 4, 8)] == [4, 4, 4]
-    assert lay_out(10, 4, 1, seed=0) == order[:12] != lay_out(10, 4, 1, seed=1)
+    assert lay_out([1] * 10, 4, 1, seed=0) == order[:12] != lay_out([1] * 10, 4, 1, seed=1)
+
+
+def test_lay_out_sorts_each_batch_by_length_and_leaves_its_items():
+    lengths = [5, 3, 9, 1, 7, 2, 8, 4, 6, 0]
+    plain, by_length = lay_out([1] * 10, 4, 1, seed=0), lay_out(lengths, 4, 1, seed=0)
+    for start in (0, 4, 8):
+        batch = [item for item, weight in by_length[start : start + 4] if weight]
+        assert sorted(batch) == sorted(item for item, weight in plain[start : start + 4] if weight)
+        assert [lengths[item] for item in batch] == sorted(lengths[item] for item in batch)
 
 
 def test_micro_batches_divide_the_batch():
@@ -60,7 +69,7 @@ def test_micro_batches_divide_the_batch():
 def test_rows_that_are_too_long_are_refused(policy, images):
     example = Example("0", *policy.conversation([(PROMPT, "there is a dog.")]))
     with pytest.raises(UserError, match="max_length"):
-        collate(policy, [example], lambda one: images[int(one)], 10)
+        collate(policy, [[example]], lambda one: images[int(one)], 10)
 
 
 def test_dpo_learns_and_changes_the_adapter_alone(policy_folder, pairs, images, tmp_path):
@@ -75,7 +84,7 @@ def test_dpo_learns_and_changes_the_adapter_alone(policy_folder, pairs, images, 
 def test_first_loss_is_eq_4_1(policy_folder, pairs, images, tmp_path):
     _, _, log = train(policy_folder, pairs, images, tmp_path, 4, alpha=0.01)
     policy = load_policy(policy_folder)
-    first = [item for item, _ in lay_out(10, 4, 1, seed=3)][:4]
+    first = [item for item, _ in lay_out([1] * 10, 4, 1, seed=3)][:4]
     rows = reference_logps(policy, [pairs[item] for item in first], lambda one: images[int(one)], 256)
     chosen = torch.tensor([row[0] for row in rows])
     margins = dpo_margins(torch.zeros(8), torch.zeros(8), torch.arange(8) // 2, torch.arange(8) % 2 == 0, 4, 0.1)
@@ -183,7 +192,9 @@ def test_sft_loss_is_the_mean_over_response_tokens(policy_folder, images, tmp_pa
     answers = ["there is a dog.", "no.", "a cat is in the street.", "yes, there is a car."]
     examples = [Example(str(number), *policy.conversation([(PROMPT, answer)])) for number, answer in enumerate(answers)]
     with torch.no_grad():
-        logps = response_logps(policy.model, collate(policy, examples, lambda one: images[int(one)], 256))
+        logps = response_logps(
+            policy.model, collate(policy, [[example] for example in examples], lambda one: images[int(one)], 256)
+        )
     expected = -logps.sum() / sum(sum(example.is_response) for example in examples)
     torch.manual_seed(0)
     add_adapter(policy, 4, 8, 0.0)

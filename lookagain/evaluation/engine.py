@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from lookagain.generation import Decoding, Request
 from lookagain.prompts import infuse
 
 NO_IMAGE = ""  # in the place of an image id: the prompt is asked without an image
-Respond = Callable[[Sequence[Request], Decoding], list[str]]  # one batch -> its responses
+Respond = Callable[[Sequence[Request], Sequence[Decoding]], list[str]]  # requests about some images -> their responses
 Rank = Callable[[Sequence[Request], Sequence[Sequence[str]]], list[list[float]]]  # one batch and its options -> their losses
 MapBatches = Callable[[Sequence[Sequence[Request]], Callable[[Sequence[Request]], list[Any]], str], list[Any]]
 
@@ -96,6 +98,7 @@ class Engine:
     cache: AnswerCache
     seed: int
     batch_size: int
+    processes: int = 1  # that batches are dealt out to
     version: str = ""  # whatever else answers depend on: the generating code, the dtype
     write: bool = True  # whether this process appends to the cache
     cached: int = field(default=0, init=False)
@@ -119,13 +122,13 @@ class Engine:
         keys = [self.key(prompt) for prompt in prompts]
         known = self._known(keys, label)
         missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
-        batches = make_batches(missing, self.batch_size)
+        batches = make_batches(missing, self.batch_size, self.processes)
 
         def work(batch: Sequence[Request]) -> list[str]:
             asked = [missing[request.id] for request in batch]
             if asked[0].options:
                 return [json.dumps(losses) for losses in self.rank(batch, [prompt.options for prompt in asked])]
-            return self.respond(batch, asked[0].decoding)
+            return self.respond(batch, [prompt.decoding for prompt in asked])
 
         responses = self.map_batches(batches, work, label) if batches else []
         asked = [request.id for batch in batches for request in batch]
@@ -160,27 +163,28 @@ class Engine:
         return [dataclasses.replace(asked, text=infused(asked)) for asked in prompts]
 
 
-def make_batches(prompts: dict[str, Prompt], batch_size: int) -> list[list[Request]]:
-    """Batches of one decoding each, and of prompts with as many options each, from prompts by key.
+def make_batches(prompts: dict[str, Prompt], batch_size: int, processes: int = 1) -> list[list[Request]]:
+    """All prompts about up to `batch_size` images at a time, so that each is encoded once; with options, `batch_size` rows.
 
-    An image's prompts stand together, as a batch encodes each of its images once; images stand by their longest prompt, so that
-    a batch pads little. The order of `prompts` is irrelevant.
+    Images that are asked alike stand together, by their longest prompt, in as many batches for each process. The order of
+    `prompts` is irrelevant.
     """
-    groups: dict[tuple, list[str]] = {}
-    longest: dict[tuple, int] = {}
+    groups: dict[int, dict[str, list[str]]] = {}  # number of options -> image -> keys
     for key, prompt in prompts.items():
-        kind = *dataclasses.astuple(prompt.decoding), len(prompt.options)
-        groups.setdefault(kind, []).append(key)
-        longest[kind, prompt.image_id] = max(longest.get((kind, prompt.image_id), 0), len(prompt.text))
-    batches = []
-    for kind, members in sorted(groups.items()):
+        groups.setdefault(len(prompt.options), {}).setdefault(prompt.image_id, []).append(key)
+    batches: list[list[str]] = []
+    for options, images in sorted(groups.items()):
 
-        def order(key: str, kind: tuple = kind) -> tuple[int, str, int, str]:
-            prompt = prompts[key]
-            return longest[kind, prompt.image_id], prompt.image_id, len(prompt.text), key
+        def order(image: str, images: dict[str, list[str]] = images) -> tuple:
+            asked = [prompts[key] for key in images[image]]
+            kinds = sorted({dataclasses.astuple(prompt.decoding) for prompt in asked})
+            return kinds, max(len(prompt.text) for prompt in asked), image
 
-        keys = sorted(members, key=order)
-        requests = [Request(id=key, image_id=prompts[key].image_id, prompt=prompts[key].text) for key in keys]
-        step = max(1, batch_size // max(1, kind[-1]))
-        batches += [requests[start : start + step] for start in range(0, len(requests), step)]
-    return batches
+        ordered = [sorted(images[image], key=lambda key: (len(prompts[key].text), key)) for image in sorted(images, key=order)]
+        if options:
+            rows, step = list(chain(*ordered)), max(1, batch_size // options)
+            batches += [rows[start : start + step] for start in range(0, len(rows), step)]
+        else:
+            step = math.ceil(len(ordered) / (processes * math.ceil(len(ordered) / (processes * batch_size))))
+            batches += [list(chain(*ordered[start : start + step])) for start in range(0, len(ordered), step)]
+    return [[Request(id=key, image_id=prompts[key].image_id, prompt=prompts[key].text) for key in batch] for batch in batches]

@@ -92,9 +92,13 @@ class ImageTextScorer:
         Else those would decide which sentences are encoded together from now on, and the last bits of a score would tell which
         images this process had scored before.
         """
-        self._texts.clear()
+        self.forget()
         pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
         return self.model.encode_image(pixels, normalize=True).float().cpu()
+
+    def forget(self) -> None:
+        """Drop the sentences' embeddings."""
+        self._texts.clear()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:

@@ -1,5 +1,8 @@
 """Training rows: token ids with labels on responses alone, in batches whose images are encoded once.
 
+The responses of a pair stand in one row behind one prefix (arXiv 2410.20305): a mask keeps them from seeing each other, and each
+takes up the positions behind the prefix. Log-probs and gradients are those of separate rows, for a third fewer tokens or more.
+
 The order of all rows is laid out before training, with a weight for each, so that the result does not depend on how many rows
 a process takes at once or how many processes there are.
 """
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lookagain.errors import UserError
-from lookagain.losses import IGNORE, sequence_logps, top_token_labels
+from lookagain.losses import IGNORE, token_logps, top_token_labels
 from lookagain.policy import Policy, forward
 from lookagain.transforms import Shown
 
@@ -31,43 +34,61 @@ class Example:
 
 @dataclass(frozen=True)
 class Rows:
-    """A right-padded batch. `features` holds each distinct image's features once; `image_of_row` says whose row needs which."""
+    """A right-padded batch. A row is an image's prefix and one example or several, none of which sees the others."""
 
     ids: Tensor  # (rows, length)
-    mask: Tensor  # (rows, length), 1 on tokens
+    mask: Tensor  # (rows, length), 1 on tokens; (rows, 1, length, length) bool, who sees whom, if a row has several examples
     positions: Tensor  # (axes, rows, length), see policy.Prefixes
     labels: Tensor  # (rows, length), IGNORE off responses
-    features: list[Tensor | None]  # per distinct image (image tokens, width)
-    image_of_row: list[int]
+    example: Tensor  # (rows, length), which example of the batch a token belongs to; 0 where it is none's
+    examples: int  # in the batch
+    features: list[Tensor | None]  # of each row's image (image tokens, width)
 
 
-def collate(policy: Policy, examples: Sequence[Example], load_image: Callable[[str], Shown], max_length: int) -> Rows:
-    """A batch of rows. Raises UserError if a row is longer than `max_length`: cutting it could cut its image."""
-    distinct = list(dict.fromkeys(example.image_id for example in examples))
+def collate(policy: Policy, groups: Sequence[Sequence[Example]], load_image: Callable[[str], Shown], max_length: int) -> Rows:
+    """A batch of groups of examples; those of a group have one image, whose prefix they share where the model can.
+
+    Raises UserError if an example and its image are longer than `max_length`: cutting it could cut its image.
+    """
+    if not policy.shares_prefixes:
+        groups = [[example] for group in groups for example in group]
+    distinct = list(dict.fromkeys(group[0].image_id for group in groups))
     prefixes = policy.prefixes([load_image(image_id) for image_id in distinct])
-    image_of_row = [distinct.index(example.image_id) for example in examples]
-    rows = [prefixes.ids[image] + example.ids for image, example in zip(image_of_row, examples, strict=True)]
-    length = max(map(len, rows))
-    if length > max_length:
-        raise UserError(f"a training example of {length} tokens exceeds max_length = {max_length}: raise it in params.yaml")
-    ids = torch.full((len(rows), length), policy.pad)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
-    positions = torch.zeros(len(prefixes.positions[0]), len(rows), length, dtype=torch.long)
-    for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
-        place = prefixes.positions[image_of_row[number]].cpu()  # (axes, prefix length)
-        positions[:, number, : place.shape[1]] = place
-        positions[:, number, place.shape[1] : len(row)] = place.max() + 1 + torch.arange(len(example.ids))
-        tokens = torch.tensor(row)
-        ids[number, : len(row)], mask[number, : len(row)] = tokens, 1
-        learned = torch.tensor([False] * (len(row) - len(example.ids)) + example.is_response)
-        labels[number, : len(row)] = tokens.where(learned, torch.tensor(IGNORE))
-    return Rows(ids, mask, positions, labels, prefixes.features, image_of_row)
+    image_of_row = [distinct.index(group[0].image_id) for group in groups]
+    heads = [prefixes.ids[image] for image in image_of_row]
+    longest = max(len(head) + len(example.ids) for head, group in zip(heads, groups, strict=True) for example in group)
+    if longest > max_length:
+        raise UserError(f"a training example of {longest} tokens exceeds max_length = {max_length}: raise it in params.yaml")
+    shape = len(groups), max(len(head) + sum(len(one.ids) for one in group) for head, group in zip(heads, groups, strict=True))
+    ids, labels = torch.full(shape, policy.pad), torch.full(shape, IGNORE)
+    part, number = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)  # part: 0 is the prefix, -1 is padding
+    positions = torch.zeros(len(prefixes.positions[0]), *shape, dtype=torch.long)
+    count = 0
+    for row, (image, head, group) in enumerate(zip(image_of_row, heads, groups, strict=True)):
+        place = prefixes.positions[image].cpu()  # (axes, prefix length)
+        ids[row, : len(head)], part[row, : len(head)], positions[:, row, : len(head)] = torch.tensor(head), 0, place
+        start = len(head)
+        for order, example in enumerate(group, 1):
+            here, tokens = slice(start, start + len(example.ids)), torch.tensor(example.ids)
+            ids[row, here], part[row, here], number[row, here] = tokens, order, count
+            labels[row, here] = tokens.where(torch.tensor(example.is_response), torch.tensor(IGNORE))
+            positions[:, row, here] = place.max() + 1 + torch.arange(len(example.ids))
+            start, count = here.stop, count + 1
+    mask = _who_sees_whom(part) if count > len(groups) else (part >= 0).long()
+    return Rows(ids, mask, positions, labels, number, count, [prefixes.features[image] for image in image_of_row])
+
+
+def _who_sees_whom(part: Tensor) -> Tensor:
+    """(rows, 1, length, length) bool: tokens see the prefix (part 0) and their own part (rows, length), up to themselves."""
+    seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
+    return (seen & torch.ones(part.shape[1], part.shape[1], dtype=torch.bool).tril())[:, None]
 
 
 def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor:
-    """Sum of the response tokens' log-probs of each row, (rows,); logits are computed from the first response token on.
+    """Sum of the log-probs of each example's response tokens, (examples,); logits are computed from the first of them on.
 
-    In the rows that `top1` marks, (rows,) bool, the model's own top token is scored instead (`losses.top_token_labels`).
+    In the examples that `top1` marks, (examples,) bool, the model's own top token is scored instead
+    (`losses.top_token_labels`).
     """
     device = next(model.parameters()).device
     labelled = (rows.labels != IGNORE).any(0).nonzero()[:, 0]
@@ -75,28 +96,30 @@ def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor
     output = forward(
         model,
         rows.ids.to(device),
-        [None if feature is None else feature.to(device) for feature in (rows.features[image] for image in rows.image_of_row)],
+        [None if feature is None else feature.to(device) for feature in rows.features],
         rows.positions.to(device),
         attention_mask=rows.mask.to(device),
         use_cache=False,
         logits_to_keep=torch.arange(first - 1, length - 1, device=device),
     )
-    labels = rows.labels[:, first:].to(device)
+    labels, example = rows.labels[:, first:].to(device), rows.example[:, first:].to(device)
     if top1 is not None:
-        labels = torch.where(top1.to(device)[:, None], top_token_labels(output.logits, labels), labels)
-    return sequence_logps(output.logits, labels)
+        labels = torch.where(top1.to(device)[example], top_token_labels(output.logits, labels), labels)
+    logps = token_logps(output.logits, labels)
+    return torch.zeros(rows.examples, device=device).index_add(0, example.flatten(), logps.flatten())
 
 
-def lay_out(count: int, batch_size: int, epochs: int, seed: int) -> list[tuple[int, float]]:
+def lay_out(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> list[tuple[int, float]]:
     """(item, weight) in training order: each epoch a permutation by seed, its last batch filled up with items of weight 0.
 
-    Every batch of `batch_size` has weights that sum to `batch_size`, so the mean of weighted losses is the mean over real items.
+    Within a batch items stand by their `lengths`, so that its micro-batches pad little; the batch's step is the same. Every
+    batch of `batch_size` has weights that sum to `batch_size`, so the mean of weighted losses is the mean over real items.
     """
     order = []
     for epoch in range(epochs):
-        items = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
-        for start in range(0, count, batch_size):
-            batch = items[start : start + batch_size]
+        items = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        for start in range(0, len(items), batch_size):
+            batch = sorted(items[start : start + batch_size], key=lambda item: lengths[item])
             order += [(item, batch_size / len(batch)) for item in batch]
             order += [(items[0], 0.0)] * (batch_size - len(batch))
     return order

@@ -2,15 +2,14 @@
 of rejected responses.
 
 A small subclass of trl's DPOTrainer. It departs from trl where the papers need it: alpha times the SUM of chosen log-probs, several
-rejected responses a pair, reference log-probs computed once before training (nothing outside the adapter trains), and each
-image encoded once a step.
+rejected responses a pair, reference log-probs computed once before training (nothing outside the adapter trains), and a pair's
+image encoded and prefilled once a step for all its responses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from lookagain.losses import dpo_margins, regularised_dpo
-from lookagain.pairs import batches
 from lookagain.params import Dpo
 from lookagain.policy import Policy
 from lookagain.records import Pair
@@ -30,17 +28,17 @@ from lookagain.transforms import Shown
 
 @dataclass(frozen=True)
 class PairBatch:
-    """The rows of some pairs: each pair's chosen response, then its rejected ones."""
+    """Some pairs, a row each: its chosen response, then its rejected ones."""
 
     rows: Rows
-    pair_of_row: Tensor  # (rows,)
-    is_chosen: Tensor  # (rows,) bool
-    reference_logps: Tensor  # (rows,)
+    pair_of_response: Tensor  # (responses,)
+    is_chosen: Tensor  # (responses,) bool
+    reference_logps: Tensor  # (responses,)
     weights: Tensor  # (pairs,)
 
 
 def pair_examples(policy: Policy, pair: Pair) -> list[Example]:
-    """A pair's training rows on its clean image: chosen first, then every rejected response."""
+    """A pair's training examples on its clean image: chosen first, then every rejected response."""
     return [
         Example(pair.image_id, *policy.conversation([(pair.prompt, response)])) for response in (pair.chosen, *pair.rejected)
     ]
@@ -56,10 +54,10 @@ def reference_logps(
 ) -> list[list[float]]:
     """Log-probs of each pair's responses under the policy as it is, chosen first: one batch, before an adapter is added."""
     examples = [pair_examples(policy, pair) for pair in pairs]
-    rows = collate(policy, list(chain(*examples)), load_image, max_length)
+    rows = collate(policy, examples, load_image, max_length)
     is_chosen = torch.tensor([position == 0 for group in examples for position in range(len(group))])
     logps = iter(response_logps(policy.model, rows, ~is_chosen if rejected_score == "top1" else None).tolist())
-    return [[next(logps) for _ in rows] for rows in examples]
+    return [[next(logps) for _ in group] for group in examples]
 
 
 def all_reference_logps(
@@ -71,7 +69,11 @@ def all_reference_logps(
     batch_size: int,
 ) -> list[list[float]]:
     """`reference_logps` of all pairs, in their order. `map_batches` deals batches of pairs out to the processes."""
-    dealt = batches(pairs, batch_size // 2 or 1)
+    ordered = sorted(
+        pairs, key=lambda pair: (sum(map(len, (pair.chosen, *pair.rejected))), pair.id)
+    )  # so that batches pad little
+    step = batch_size // 2 or 1
+    dealt = [ordered[start : start + step] for start in range(0, len(ordered), step)]
 
     def work(batch: Sequence[Pair]) -> list[list[float]]:
         return reference_logps(policy, batch, load_image, settings.max_length, settings.rejected_score)
@@ -101,14 +103,15 @@ def train_dpo(
 
     def batch(items: list[dict[str, Any]]) -> dict[str, PairBatch]:
         groups = [examples[item["pair"]] for item in items]
-        rows = collate(policy, list(chain(*groups)), load_image, optimisation.max_length)
+        rows = collate(policy, groups, load_image, optimisation.max_length)
         owner = [number for number, group in enumerate(groups) for _ in group]
         first = [position == 0 for group in groups for position in range(len(group))]
         reference = [value for item in items for value in references[item["pair"]]]
         weights = torch.tensor([item["weight"] for item in items])
         return {"batch": PairBatch(rows, torch.tensor(owner), torch.tensor(first), torch.tensor(reference), weights)}
 
-    order = lay_out(len(pairs), optimisation.batch_size, optimisation.epochs, optimisation.seed)
+    lengths = [sum(len(example.ids) for example in group) for group in examples]
+    order = lay_out(lengths, optimisation.batch_size, optimisation.epochs, optimisation.seed)
     arguments = training_arguments(DPOConfig, optimisation)
     arguments.beta = beta
     trainer = PairTrainer(
@@ -137,7 +140,7 @@ class PairTrainer(DPOTrainer):
         batch = inputs["batch"]
         logps = response_logps(model, batch.rows, ~batch.is_chosen if self.rejected_top1 else None)
         owner, is_chosen, references, weights = (
-            part.to(logps.device) for part in (batch.pair_of_row, batch.is_chosen, batch.reference_logps, batch.weights)
+            part.to(logps.device) for part in (batch.pair_of_response, batch.is_chosen, batch.reference_logps, batch.weights)
         )
         margins = dpo_margins(logps, references, owner, is_chosen, len(weights), self.beta)
         losses = regularised_dpo(margins, logps[is_chosen], self.alpha)

@@ -26,10 +26,10 @@ def train_sft(
     report: Callable[[dict[str, float], int], None],
 ) -> list[dict[str, float]]:
     """Train the policy's adapter on examples; returns the log, one entry a step."""
-    order = lay_out(len(examples), optimisation.batch_size, optimisation.epochs, optimisation.seed)
+    order = lay_out([len(example.ids) for example in examples], optimisation.batch_size, optimisation.epochs, optimisation.seed)
 
     def batch(items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = collate(policy, [examples[item["example"]] for item in items], load_image, optimisation.max_length)
+        rows = collate(policy, [[examples[item["example"]]] for item in items], load_image, optimisation.max_length)
         return {"rows": rows, "weights": torch.tensor([item["weight"] for item in items])}
 
     trainer = ResponseTrainer(
