@@ -250,6 +250,7 @@ class SelfRewardingPairs:
     temperature: float
     top_p: float
     max_new_tokens: int
+    judge: Literal["text", "verdicts", "responses"]
     verdict_tokens: int
 
 
