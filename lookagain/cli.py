@@ -57,6 +57,29 @@ def params(path: Annotated[Path, typer.Argument(help="a params file")] = Path("p
 
 
 @app.command()
+def fidelity(
+    method: Annotated[str, typer.Argument(help="stic, seva or csr; without it, all are listed")] = "",
+    to: Annotated[str, typer.Argument(help="paper or as_released; without it, the method's switches are listed")] = "",
+) -> None:
+    """Do a method as its paper says or as its released code does: write that method's switches into params.yaml."""
+    from lookagain.fidelity import SWITCHES, fidelity_of, set_fidelity, switches, written
+    from lookagain.params import read_raw
+
+    if to:
+        changes = set_fidelity("params.yaml", method, to)
+        for key, (before, after) in changes.items():
+            print(f"{key}: {written(before)} -> {written(after)}")
+        print(f"{method} is {to}; " + ("`dvc repro` runs what that changes" if changes else "nothing to change"))
+        return
+    raw = read_raw()
+    for name in [method] if method else SWITCHES:
+        paper, released = switches(name, "paper"), switches(name, "as_released")
+        print(f"{name}: {fidelity_of(raw, name)}")
+        for key in paper if method else ():
+            print(f"  {key}: {written(paper[key])} (paper), {written(released[key])} (as released)")
+
+
+@app.command()
 def describe(
     image: Annotated[Path, typer.Argument(help="any image file")],
     model: Annotated[Path, typer.Option(help="a policy folder")] = Path("models/stic"),

@@ -21,7 +21,7 @@ LAYERS = [
     {"errors", "seeds", "params", "records", "extensions", "augmentations"},
     {"pairs", "losses", "metrics", "stats", "images", "pools", "transforms", "prompts", "chat", "judge", "diagnostics"},
     {"policy", "features", "rewards", "decoder"},
-    {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources", "export", "plan"},
+    {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources", "export", "plan", "fidelity"},
     {"tracking", "runtime"},
     {"cli", "launch"},
 ]
@@ -40,6 +40,7 @@ NO_TORCH = [
     "augmentations",
     "diagnostics",
     "extensions",
+    "fidelity",
     "sources",
     "papers",
     "prompts",
