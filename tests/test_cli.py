@@ -61,6 +61,23 @@ def test_fidelity_says_and_sets_what_a_method_is(project, monkeypatch, capsys):
     assert (code, error) == (1, "error: no method 'stick' has released code that differs; methods: stic, seva, csr\n")
 
 
+def test_a_study_is_printed_and_its_experiments_are_told(project, monkeypatch, capsys):
+    (project / "studies").mkdir()
+    (project / "studies/world-results.yaml").write_text((ROOT / "studies/world-results.yaml").read_text())
+    code, printed, _ = run(monkeypatch, capsys, "study")
+    assert code == 0
+    assert "Preset `tiny`" in printed
+    assert "nothing is measured yet" in printed
+    assert run(monkeypatch, capsys, "study", "--out", "page.md")[1] == "page.md: written\n"
+    assert (project / "page.md").read_text() == printed
+    code, printed, _ = run(monkeypatch, capsys, "grid", "world-results", "--dry-run")
+    assert code == 0
+    assert "-S seed=2 " in printed.splitlines()[-1]
+    assert all("dvc exp run --temp --name world-results-" in line for line in printed.splitlines())
+    code, _, error = run(monkeypatch, capsys, "study", "other")
+    assert (code, error) == (1, "error: no study 'other'; studies: world-results\n")
+
+
 def test_params_checks_the_file(project, monkeypatch, capsys):
     assert run(monkeypatch, capsys, "params")[0] == 0
     (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("iterations: 3", "iterations: 9"))
