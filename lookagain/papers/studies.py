@@ -167,7 +167,7 @@ def preset_of(raw: Mapping[str, Any], folder: Path | str = "presets") -> str | N
 
 def label_of(label: str, seed: int, split: str) -> str:
     """A row's label in the unfolded table."""
-    return f"{label}, seed {seed}, {split}"
+    return f"{label} (seed {seed}, {split})"
 
 
 def against(column: Column, other: str) -> Column:
