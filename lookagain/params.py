@@ -292,6 +292,7 @@ class AdapterSft(Sft):
 @dataclass(frozen=True)
 class ContinuedSft:
     models: dict[str, float]
+    folders: list[str]
     sft: AdapterSft
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dvc.utils.hydra import apply_overrides
-from project import build_project, run_stage
+from project import build_project, run_stage, write_params
 from ruamel.yaml import YAML
 
 from lookagain.diagnostics import NO_MARGIN
@@ -81,3 +81,6 @@ def test_variants_run(tmp_path, policy_folder):
     assert ", 0 from the cache" in run_stage(folder, "evaluate", "noised", "base").stdout  # other images, other answers
     clean, noised = ((folder / f"data/answers/{model}.jsonl").read_text() for model in ("base", "noised"))
     assert clean != noised
+    write_params(folder, **changes, continued_sft__folders=["gqa"])
+    refused = run_stage(folder, "train_continued", "sft-50", check=False)
+    assert (refused.returncode, "continued_sft.folders = ['gqa']: no image" in refused.stderr) == (1, True)
