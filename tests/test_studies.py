@@ -201,6 +201,7 @@ def test_the_page_of_a_study_that_has_just_begun(study, tmp_path):
     assert len(re.findall("not measured \\|", text)) == 3
     assert "nothing is measured yet" in text
     assert "Too few steps" not in text
+    assert "\n\n\n" not in text
 
 
 def test_a_malformed_study_is_refused(tmp_path):

@@ -32,18 +32,18 @@ def page(figures: Figures, params: str) -> str:
     head = [
         f"# {study.title}",
         f"Written by `lookagain study {study.name}` from files that the pipeline produced; nothing here is edited by hand. "
-        f"`make {study.name}` runs what is missing and writes it again. {params}, seeds {seeds}.",
+        f"`lookagain grid {study.name}` runs what is missing. {params}, seeds {seeds}.",
         *([_unmeasured(study.name, lost)] if lost else []),
         READING,
-        *([_list(study.notes)] if study.notes else []),
+        _list(study.notes),
     ]
     effects = ["## Published effects", _summary(figures, split), *(_effect(figures, effect) for effect in study.effects)]
     tables = []
     for one in reversed(study.splits):
-        tables += [f"## On {SPLITS.get(one, one)}", *(_block(figures, block, one) for block in study.blocks)]
-        tables.append(_control(figures, one))
+        tables += [f"## On {SPLITS.get(one, one)}", _legend(study.rows[0].label)]
+        tables += [*(_block(figures, block, one) for block in study.blocks), _control(figures, one)]
     sources = ["## Where the numbers come from", _sources(figures)]
-    return "\n\n".join([*head, *effects, *tables, *sources]) + "\n"
+    return "\n\n".join(part for part in [*head, *effects, *tables, *sources] if part) + "\n"
 
 
 def _unmeasured(name: str, lost: Sequence[tuple[int, str]]) -> str:
@@ -55,7 +55,7 @@ def _summary(figures: Figures, split: str) -> str:
     rows = []
     for effect in figures.study.effects:
         rows.append([f"**{effect.says}**", effect.source, effect.figures[0], _verdict_of(figures, effect, split)])
-    return _table(["effect", "published in", f"decided by, on {split}", "in the small world"], rows)
+    return _table(["effect", "published in", f"decided by, on {split}", "in the small world"], rows, ":--")
 
 
 def _verdict_of(figures: Figures, effect: Effect, split: str) -> str:
@@ -91,8 +91,8 @@ def _effect(figures: Figures, effect: Effect) -> str:
         if found != "not measured"
         else f"{effect.source}; not measured yet."
     )
-    why = [effect.otherwise.strip()] if effect.otherwise and found not in (SHOWS, "not measured") else []
-    return "\n\n".join([f"### {effect.says}", said, _table(heads, rows), *why])
+    why = [effect.otherwise.strip()] if effect.otherwise and found not in (SHOWS, HERE, "not measured") else []
+    return "\n\n".join([f"### {effect.says[0].upper()}{effect.says[1:]}", said, _table(heads, rows), *why])
 
 
 def _told(gap: Gap | None, column: Column) -> list[str]:
@@ -109,12 +109,12 @@ def _block(figures: Figures, block: Block, split: str) -> str:
     heads = [block.title, *(column.title + ARROWS[column.better] for column in block.columns)]
     rows = [[f"**{base}**", *(_mean(figures.values(base, split, column.title), column) for column in block.columns)]]
     rows += [[f"**{label}**", *(_cell(figures, label, base, split, one) for one in block.columns)] for label in others]
-    return _table(heads, rows) + f"\n\n{_legend(base)}"
+    return _table(heads, rows)
 
 
 def _legend(other: str) -> str:
     return (
-        f"Means over seeds; below the first row, differences from {other} with the 95% interval over seeds. "
+        f"Means over seeds; below each first row, differences from {other} with the 95% interval over seeds. "
         "\\* it excludes 0; ° only that over images does, with one sign at all seeds."
     )
 
@@ -189,8 +189,8 @@ def _interval(ends: tuple[float, float] | None, column: Column) -> str:
     return f"[{_signed(ends[0], column)}, {_signed(ends[1], column)}]" if ends else NONE
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(heads), [":--"] + ["--:"] * (len(heads) - 1), *rows]
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], aligned: str = "--:") -> str:
+    lines = [list(heads), [":--"] + [aligned] * (len(heads) - 1), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("_", "\\_") for cell in line) + " |" for line in lines)
 
 
