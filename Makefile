@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 
 repro: $(READY)
 	@$(BIN)/lookagain params
-	$(BIN)/dvc repro --pull
+	@$(BIN)/python -m lookagain.warm $(BIN)/dvc repro --pull
 	@$(BIN)/lookagain results
 
 test: $(READY)

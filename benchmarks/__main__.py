@@ -22,9 +22,10 @@ from rich.table import Table
 from benchmarks.peers import FreshGrower, generate_one_by_one
 from lookagain.generation import Decoding, Request, respond
 from lookagain.images import ImageStore
-from lookagain.launch import LAUNCHED, set_environment
+from lookagain.launch import LAUNCHED
 from lookagain.params import Params, load_params
 from lookagain.policy import Policy, load_policy
+from lookagain.processes import environment
 from lookagain.prompts import CSR_DESCRIBE
 from lookagain.records import atomic_write
 from lookagain.rewards import ImageTextScorer
@@ -126,6 +127,5 @@ def side_by_side(
 
 if __name__ == "__main__":
     if LAUNCHED not in os.environ:  # with the settings that stages run under, which are read when a process starts
-        set_environment({})
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks"], os.environ | {LAUNCHED: "1"})
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks"], environment({}) | {LAUNCHED: "1"})
     main()

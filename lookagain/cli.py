@@ -177,6 +177,7 @@ def grid(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run, and run nothing")] = False,
 ) -> None:
     """Run the experiments that a table or a study still needs, through DVC, and print the table; a killed grid goes on."""
+    from lookagain import warm
     from lookagain.papers import render, studies
     from lookagain.papers.grid import command, missing_runs, run_grid, with_failures
     from lookagain.params import read_raw
@@ -186,7 +187,8 @@ def grid(
         for run in missing_runs(_filled(name)[0], raw):
             print(f"{', '.join(run.rows)}: {shlex.join(['dvc', *command(run, raw)[3:]])}")
         return
-    outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
+    with warm.serving():
+        outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
     filled = with_failures(_filled(name)[0], outcomes)
     if name in studies.names():
         done = sum(not row.missing for row in filled.rows)

@@ -129,6 +129,7 @@ def trained(
 
     kept_tower = kept(run, "tower", lambda: train_tower(pixels, images, settings.tower_steps, seed, report, device), save_tower)
     tower = CLIPVisionModel.from_pretrained(kept_tower).to(device).eval().requires_grad_(False)
+    tower.config.name_or_path = ""  # the base is the same wherever it was trained
     features = tower_features(tower, pixels)
     runtime.release_memory()
     base = kept(run, "base", make_base, save_base)

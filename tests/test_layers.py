@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PIPELINES = [ROOT / "dvc.yaml", ROOT / "pipelines/csr/dvc.yaml"]
 
 # They cannot change a result, so an edit of them must not run a stage again.
-NO_DEPS = {"lookagain.runtime", "lookagain.launch", "lookagain.tracking"}
+NO_DEPS = {f"lookagain.{name}" for name in ("runtime", "launch", "processes", "warm", "tracking")}
 # Packages whose files a stage finds by a name in params: dvc.yaml names them by that param.
 FOUND_BY_NAME = {"generate_pairs": "sources", "search": "rewards"}
 # Lower layers first. A module may import from its own layer and those below.
@@ -23,7 +23,7 @@ LAYERS = [
     {"policy", "features", "rewards", "decoder"},
     {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources", "export", "plan", "fidelity"},
     {"tracking", "runtime"},
-    {"cli", "launch"},
+    {"cli", "launch", "processes", "warm"},
 ]
 # Properties of the params' sections, and the keys they read.
 PROPERTIES = {"policy.loading": ["policy.dtype", "policy.attention", "policy.four_bit"]}

@@ -14,6 +14,8 @@ import pytest
 from lookagain.params import load_params
 from lookagain.records import read_metrics
 
+pytestmark = pytest.mark.usefixtures("warm_stages")
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -5,6 +5,8 @@ from project import build_project, run_stage
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+pytestmark = pytest.mark.usefixtures("warm_stages")
+
 STAGES = [
     ("generate_pairs", "stic"),
     ("train_dpo", "stic", "stic-stage1"),

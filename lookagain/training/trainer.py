@@ -81,6 +81,7 @@ def training_arguments(kind: type[Any], optimisation: Optimisation) -> Any:
         bf16=optimisation.bf16,
         activation_checkpointing=optimisation.checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs that ask for gradients
+        ddp_find_unused_parameters=False,  # there are none
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=False,

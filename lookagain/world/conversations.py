@@ -215,7 +215,7 @@ def chart_conversation(chart: Chart, rng: np.random.Generator) -> list[Turn]:
 
 def vocabulary_texts() -> list[str]:
     """Texts that hold every word of the papers' prompts and of all questions and answers about scenes and charts."""
-    given = [value for value in vars(prompts).values() if isinstance(value, (str, tuple))]
+    given = [value for name, value in vars(prompts).items() if name.isupper() and isinstance(value, (str, tuple))]
     papers = [text for value in given for text in ([value] if isinstance(value, str) else value) if isinstance(text, str)]
     own = [*DESCRIBE, *BRIEF, *LIST, *SETTING, YES_OR_NO, *EXISTENCE]
     nouns = [text for name in NAMES for text in (name, plural(name), noun_phrase(name))]
