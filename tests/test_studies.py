@@ -65,7 +65,7 @@ def test_studies_can_be_run(name):
     known = {"pope": {f"{split}/{metric}" for split in pope.SPLITS for metric in pope.METRICS}}
     known |= {benchmark: set(chair.METRICS) for benchmark in ("chair", "chair_sampled")}
     for key in (key for column in study.columns for key in metric_keys(column)):
-        benchmark, _, rest = key.partition("/")
+        benchmark, _, rest = key.removesuffix(studies.VS_CONTROL).partition("/")
         names = known.get(benchmark) or set(module(benchmark).METRICS)
         assert rest in names or (benchmark in BENCHMARKS and rest.rpartition("/")[2] in names), key
     filled = cells.fill(studies.unfold(study, TINY), TINY, [])
@@ -94,6 +94,7 @@ blocks:
       - {title: CHAIR_S, metric: chair/chair_s, better: down}
       - {title: both, mean: [{metric: chair/chair_i, from_100: true}, chair/recall], better: up}
       - {title: words, metric: chair/length}
+      - {title: beyond, metric: chair/chair_s_vs_truncated_base, better: down}
 effects:
   - says: the reward helps
     source: CSR, Table 2
@@ -174,6 +175,9 @@ def test_differences_are_paired_where_the_files_are(study, tmp_path):
     words = figures.gap("λ high", "base", "test", "words")  # tested against nothing in the files: two errors of 1
     assert words.over_images[1] == pytest.approx(1.95996 * 2**0.5 / 3**0.5, abs=1e-4)
     assert figures.gap("λ high", "base", "validation", "CHAIR_S") is None
+    beyond = figures.gap("λ high", "base", "test", "beyond")  # a difference already, of which the base has none
+    assert beyond.at_seeds == pytest.approx([-1.0, -1.1, -1.2])
+    assert figures.gap("λ high", "λ low", "test", "beyond").at_seeds == pytest.approx([-1.0, -1.6, -0.7])
 
 
 def test_the_page_says_what_shows(study, tmp_path):
@@ -184,7 +188,7 @@ def test_the_page_says_what_shows(study, tmp_path):
     assert "it does not show: the opposite is there in 1 of 1 comparisons." in text
     assert "It never did." in text
     assert "| λ high − base | CHAIR\\_S ↓ | −2.1 | [−2.3, −1.9] | [−2.4, −1.8] | −2.0, −2.1, −2.2 | shows | – |" in text
-    assert "| **base** | 31.0 | 75.0 | 20.0 |" in text
+    assert "| **base** | 31.0 | 75.0 | 20.0 | – |" in text
     assert re.search(
         r"\*\*λ high\*\* \| −2.1 \[−2.3, −1.9\]\\\* \| \S+ \[\+0.9, \+1.2\]\\\* \| \+0.0 \[\+0.0, \+0.0\] \|", text
     )
@@ -208,7 +212,7 @@ def test_a_malformed_study_is_refused(tmp_path):
     for old, new, message in (
         ("run: low}", "run: lost}", "row 'λ low' is of run 'lost', which is not among high, low"),
         ("than: λ low}]", "than: λ lower}]", "effect 'the reward helps' compares λ lower; rows: base, λ high, λ low"),
-        ("figures: [CHAIR_S, both]", "figures: [words]", "must name figures that have a better side: CHAIR_S, both"),
+        ("figures: [CHAIR_S, both]", "figures: [words]", "must name figures that have a better side: CHAIR_S, beyond, both"),
         ("seeds: [0, 1, 2]", "seeds: [0, 0]", "seeds must be one or more, each once"),
     ):
         assert old in STUDY

@@ -17,7 +17,7 @@ import yaml
 
 from lookagain.papers.cells import Cell, Filled, FilledRow
 from lookagain.papers.gaps import Gap, difference
-from lookagain.papers.tables import LOADER, Column, PaperTable, Part, Row, Source, TableError
+from lookagain.papers.tables import LOADER, Column, PaperTable, Part, Row, Source, TableError, metric_keys
 from lookagain.params import read_raw
 from lookagain.records import RecordError, from_dict
 
@@ -188,6 +188,9 @@ class Figures:
         self.study = study
         self._places = {column.title: place for place, column in enumerate(filled.columns)}
         self._rows = {row.label: row for row in filled.rows}
+        # Figures that are differences from the base already: the base has none.
+        keys = {column.title: metric_keys(column) for column in study.columns}
+        self._comparisons = {title for title, used in keys.items() if any(key.endswith((VS_BASE, VS_CONTROL)) for key in used)}
 
     def row(self, label: str, seed: int, split: str) -> FilledRow:
         """A filled row."""
@@ -218,6 +221,8 @@ class Figures:
             cell = self.cell(label, seed, split, f"{title}{VS_CONTROL}")
             return None if cell.value is None else (cell.value, cell.se)
         mine, theirs = (self.cell(one, seed, split, title) for one in (label, other))
+        if title in self._comparisons and other == self.study.rows[0].label:
+            return None if mine.value is None else (mine.value, mine.se)
         if mine.value is None or theirs.value is None:
             return None
         errors = [self._error(one, seed, split, title) for one in (label, other) if one != self.study.rows[0].label]
