@@ -108,17 +108,23 @@ def open_question(scene: Scene, rng: np.random.Generator) -> Turn:
     return answered(asked or lookups.place(scene), rng)
 
 
-def pair_question(scene: Scene, rng: np.random.Generator) -> Turn:
-    """A yes/no question about a number, a position, the setting or a relation."""
-    kinds = (lookups.count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
-    pair = kinds[rng.choice(len(kinds), p=(0.3, 0.35, 0.2, 0.15))](scene, rng)
-    return yes_no(pair or lookups.scene_pair(scene, rng), rng)
+def pair_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
+    """Yes/no questions of different kinds: about the sign, a number, a position, the setting or a relation."""
+    kinds = (lookups.sign_pair, lookups.count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
+    pairs = [kinds[place](scene, rng) for place in rng.permutation(len(kinds))]
+    return [yes_no(pair, rng) for pair in pairs if pair][:count]
 
 
 def choice(scene: Scene, rng: np.random.Generator) -> Turn:
     """A question of multiple choice."""
-    kinds = (lookups.existence_choice, lookups.place_choice, lookups.number_choice, lookups.scene_choice)
-    asked = kinds[rng.choice(len(kinds), p=(0.4, 0.25, 0.15, 0.2))](scene, rng)
+    kinds = (
+        lookups.existence_choice,
+        lookups.place_choice,
+        lookups.number_choice,
+        lookups.scene_choice,
+        lambda scene, rng: lookups.negation_captions(scene, rng, rng.random() < 0.5),
+    )
+    asked = kinds[rng.choice(len(kinds), p=(0.35, 0.15, 0.2, 0.2, 0.1))](scene, rng)
     return lookups.lettered(asked or lookups.existence_choice(scene, rng), rng)
 
 
@@ -151,8 +157,8 @@ def other_questions(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     """Questions about number, place, setting, sign and more, each kind by chance."""
     kinds: tuple[tuple[float, Callable[[], Turn | None]], ...] = (
         (0.7, lambda: open_question(scene, rng)),
-        (0.5, lambda: pair_question(scene, rng)),
-        (0.3, lambda: choice(scene, rng)),
+        (0.8, lambda: pair_questions(scene, rng, 1)[0]),
+        (0.6, lambda: choice(scene, rng)),
         (0.1, lambda: caption_question(scene, rng)),
         (0.1, lambda: side_question(scene, rng)),
         (1.0, lambda: reading(scene, rng)),

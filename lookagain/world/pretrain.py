@@ -34,7 +34,7 @@ from lookagain.records import Turn
 from lookagain.seeds import derive
 from lookagain.world import tokenizer as words
 from lookagain.world.charts import Chart
-from lookagain.world.conversations import choice, packed_questions, pair_question
+from lookagain.world.conversations import choice, packed_questions, pair_questions
 from lookagain.world.labels import FIRST_WORDS, SECOND_WORDS, first_weights, patch_words
 from lookagain.world.lookups import chart_lookups, lookups
 from lookagain.world.optimise import IGNORED, Report, hidden_matrices, in_bfloat16, mean_cross_entropy, minimise, own
@@ -44,12 +44,12 @@ WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
 BATCH = 32  # conversations
 PACKED_BATCH = 24  # images
-KEPT_YES_NO = 3  # questions of the second phase in the third
-CHOICES = 0.5  # questions of multiple choice about each scene there
+KEPT_YES_NO, PAIRED, CHOICES = 1, 3, 2  # of the third phase: yes/no as in the second, yes/no of other kinds, multiple choice
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
-PACKED_LEARNING_RATE = 1e-3  # at 2e-3 the yes/no loss stays at chance for three times as long, or for good
+YES_NO_LEARNING_RATE = 1e-3  # at 2e-3 the yes/no loss stays at chance for three times as long, or for good
+PACKED_LEARNING_RATE = 1.5e-3
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
 
 
@@ -214,9 +214,8 @@ def packed(one: Scene | Chart, seed: int) -> list[Turn]:
     rng = np.random.default_rng(derive(seed, "packed", one.id))
     if isinstance(one, Chart):
         return chart_lookups(one, rng)
-    turns = [*packed_questions(one, rng, KEPT_YES_NO), *lookups(one, rng), pair_question(one, rng)]
-    if rng.random() < CHOICES:
-        turns.append(choice(one, rng))
+    turns = [*packed_questions(one, rng, KEPT_YES_NO), *pair_questions(one, rng, PAIRED), *lookups(one, rng)]
+    turns += [choice(one, rng) for _ in range(CHOICES)]
     return [turns[number] for number in rng.permutation(len(turns))]
 
 
@@ -241,18 +240,19 @@ def pretrain(
     model = new_llava(tower, tokenizer).to(tower.device)
     image_tokens = features.shape[1] - 1
     align(model, tokenizer, features, shown, align_steps, seed, report)
-    slowly = PACKED_BATCH, PACKED_LEARNING_RATE, 1.0  # and not slower towards the end
+    steady = 1.0  # the learning rate's floor: not slower towards the end
     scenes = {row: one for row, one in enumerate(shown) if isinstance(one, Scene)}
     asked = [packed_questions(one, np.random.default_rng(derive(seed, "yes/no", one.id))) for one in scenes.values()]
     examples = encode(tokenizer, asked, list(scenes), image_tokens)
-    loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, *slowly, enough=yes_no_loss)
+    settings = PACKED_BATCH, YES_NO_LEARNING_RATE, steady, yes_no_loss
+    loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, *settings)
     if loss >= yes_no_loss:
         raise PretrainError(
             f"the yes/no loss is {loss:.3f} after {most_yes_no_steps} steps, not below policy.world.yesno_loss = {yes_no_loss}: "
             "the base does not look at the image yet; raise policy.world.max_yesno_steps, or tower_steps and align_steps"
         )
     examples = encode(tokenizer, [packed(one, seed) for one in shown], range(len(shown)), image_tokens)
-    fit("questions", model, examples, features, packed_steps, seed, report, *slowly)
+    fit("questions", model, examples, features, packed_steps, seed, report, PACKED_BATCH, PACKED_LEARNING_RATE, steady)
     mixed = encode(tokenizer, conversations, range(len(shown)), image_tokens)
     fit("conversations", model, mixed, features, mixed_steps, seed, report)
     return model
