@@ -19,7 +19,7 @@ READING = """A seed draws everything anew: the scenes, the base, the reward, the
 
 An effect *shows* in a figure if the interval over seeds lies on its side of 0. It *shows at these seeds* if only the interval over
 images does, and every seed has the same sign: more seeds may decide it. Nothing is corrected for the number of comparisons. Of
-several figures the first one, named before the runs, decides; the others are there to see what else moves."""
+several figures the first one decides, which the study's file names; the others are there to see what else moves."""
 
 
 def page(figures: Figures, params: str) -> str:
