@@ -57,6 +57,29 @@ def params(path: Annotated[Path, typer.Argument(help="a params file")] = Path("p
 
 
 @app.command()
+def fidelity(
+    method: Annotated[str, typer.Argument(help="stic, seva or csr; without it, all are listed")] = "",
+    to: Annotated[str, typer.Argument(help="paper or as_released; without it, the method's switches are listed")] = "",
+) -> None:
+    """Do a method as its paper says or as its released code does: write that method's switches into params.yaml."""
+    from lookagain.fidelity import SWITCHES, fidelity_of, set_fidelity, switches, written
+    from lookagain.params import read_raw
+
+    if to:
+        changes = set_fidelity("params.yaml", method, to)
+        for key, (before, after) in changes.items():
+            print(f"{key}: {written(before)} -> {written(after)}")
+        print(f"{method} is {to}; " + ("`dvc repro` runs what that changes" if changes else "nothing to change"))
+        return
+    raw = read_raw()
+    for name in [method] if method else SWITCHES:
+        paper, released = switches(name, "paper"), switches(name, "as_released")
+        print(f"{name}: {fidelity_of(raw, name)}")
+        for key in paper if method else ():
+            print(f"  {key}: {written(paper[key])} (paper), {written(released[key])} (as released)")
+
+
+@app.command()
 def describe(
     image: Annotated[Path, typer.Argument(help="any image file")],
     model: Annotated[Path, typer.Option(help="a policy folder")] = Path("models/stic"),
@@ -149,13 +172,13 @@ def paper_tables(
 
 @app.command()
 def grid(
-    name: Annotated[str, typer.Argument(help="a table or figure, as csr-9; `lookagain tables` lists all")],
+    name: Annotated[str, typer.Argument(help="a table or figure, as csr-9 (`lookagain tables` lists all), or a study")],
     jobs: Annotated[int, typer.Option(min=1, help="experiments at a time; each takes the memory of a whole run")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run, and run nothing")] = False,
 ) -> None:
-    """Run the experiments that a table still needs, through DVC, and print the table; a killed grid goes on when called again."""
+    """Run the experiments that a table or a study still needs, through DVC, and print the table; a killed grid goes on."""
     from lookagain import warm
-    from lookagain.papers import render
+    from lookagain.papers import render, studies
     from lookagain.papers.grid import command, missing_runs, run_grid, with_failures
     from lookagain.params import read_raw
 
@@ -166,20 +189,54 @@ def grid(
         return
     with warm.serving():
         outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
-    render.print_table(with_failures(_filled(name)[0], outcomes))
+    filled = with_failures(_filled(name)[0], outcomes)
+    if name in studies.names():
+        done = sum(not row.missing for row in filled.rows)
+        print(f"{done} of {len(filled.rows)} rows are measured; `lookagain study {name}` prints what they say")
+    else:
+        render.print_table(filled)
     if failed := [outcome for outcome in outcomes if outcome.error]:
         raise UserError(f"{len(failed)} of {len(outcomes)} experiments failed; `lookagain grid {name}` tries them again")
 
 
 def _filled(*names: str) -> list[Filled]:
     """Tables with what the workspace and DVC's experiments measured under params.yaml and the rows' overrides."""
+    from lookagain.papers import studies
     from lookagain.papers.cells import fill
     from lookagain.papers.experiments import experiments
     from lookagain.papers.tables import read
     from lookagain.params import read_raw
 
-    raw, found = read_raw(), experiments()
-    return [fill(read(name), raw, found) for name in names]
+    raw, found, known = read_raw(), experiments(), studies.names()
+    return [fill(studies.unfold(studies.read(name), raw) if name in known else read(name), raw, found) for name in names]
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="as world-results: a file of studies/ without its ending")] = "world-results",
+    out: Annotated[Path | None, typer.Option(help="a file: write the page into it")] = None,
+) -> None:
+    """Which published effects a study's experiments show, as Markdown; `lookagain grid NAME` runs what is not measured yet."""
+    from lookagain.records import atomic_write
+
+    text = _study_page(name)
+    if out is None:
+        print(text, end="")
+        return
+    with atomic_write(out) as file:
+        file.write(text)
+    print(f"{out}: written")
+
+
+def _study_page(name: str) -> str:
+    from lookagain.papers import studies
+    from lookagain.papers.study_page import page
+    from lookagain.params import read_raw
+
+    chosen = studies.read(name)
+    preset = studies.preset_of(read_raw())
+    params = f"Preset `{preset}`" if preset else "`params.yaml` as it is, which is no preset"
+    return page(studies.Figures(chosen, _filled(name)[0]), params)
 
 
 @app.command()

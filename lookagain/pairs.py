@@ -5,7 +5,8 @@ A source is one file of lookagain/sources/, found by its name, with two things i
     Settings                                             a dataclass: the section NAME.pairs of params.yaml
     make_pairs(inputs: Inputs, settings: Settings) -> Made
 
-It asks the policy through `inputs.respond` as often as it needs to. Its answers must depend on (seed, id) alone.
+It asks the policy through `inputs.respond` as often as it needs to, and how likely it finds given responses through
+`inputs.losses`. Its answers must depend on (seed, id) alone.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Ask:
 
 
 Respond = Callable[[ImageStore, Sequence[Ask], Decoding], dict[str, str]]  # the policy's responses by the asks' ids
+# The mean negative log-probs of given responses to each ask, by the asks' ids.
+Losses = Callable[[ImageStore, Sequence[Ask], Mapping[str, Sequence[str]]], dict[str, list[float]]]
 Row = tuple[str, bytes | None, str | None]  # image id, bytes or None, path or None
 
 
@@ -50,6 +53,7 @@ class Inputs:
     seed: int
     sample: ImageStore
     respond: Respond
+    losses: Losses
     instructions: Callable[[], list[Conversation]]
     instruct_images: Callable[[], ImageStore]
 

@@ -250,6 +250,7 @@ class SelfRewardingPairs:
     temperature: float
     top_p: float
     max_new_tokens: int
+    judge: Literal["text", "verdicts", "responses"]
     verdict_tokens: int
 
 
@@ -291,6 +292,7 @@ class AdapterSft(Sft):
 @dataclass(frozen=True)
 class ContinuedSft:
     models: dict[str, float]
+    folders: list[str]
     sft: AdapterSft
 
 

@@ -22,7 +22,7 @@ from lookagain.evaluation.imports import PUBLISHED
 from lookagain.params import Dpo, Params, Sft, section
 from lookagain.sizes import HARDWARE, Hardware, Shape, shape_of
 
-CACHE_PASSES = 3  # appending to it copies it (read and written), and attention reads it
+CACHE_PASSES = 1.1  # attention reads it; appending to it copies it once in many steps
 LONGEST = 1.5  # a batch's longest responses and sentences over the usual ones
 DEEPEST = 2  # a search's deepest responses over the usual ones, in sentences
 ROTATIONS = {"mmbench": 4, "mmbench_cn": 4, "pragmatics": 2}  # times a benchmark of the world asks each of its questions

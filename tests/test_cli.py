@@ -48,6 +48,36 @@ def test_use_refuses_an_unknown_or_broken_preset(project, monkeypatch, capsys):
     assert (project / "params.yaml").read_bytes() == (project / "presets/tiny.yaml").read_bytes()
 
 
+def test_fidelity_says_and_sets_what_a_method_is(project, monkeypatch, capsys):
+    code, printed, _ = run(monkeypatch, capsys, "fidelity")
+    assert (code, printed) == (0, "stic: paper\nseva: paper\ncsr: mixed\n")
+    assert run(monkeypatch, capsys, "fidelity", "seva")[1] == (
+        "seva: paper\n  seva.pairs.copies: 1 (paper), 2 (as released)\n  seva.pairs.one_line: false (paper), true (as released)\n"
+    )
+    printed = run(monkeypatch, capsys, "fidelity", "seva", "as_released")[1]
+    assert printed.startswith("seva.pairs.copies: 1 -> 2\nseva.pairs.one_line: false -> true\nseva is as_released")
+    assert run(monkeypatch, capsys, "fidelity")[1].splitlines()[1] == "seva: as_released"
+    code, _, error = run(monkeypatch, capsys, "fidelity", "stick")
+    assert (code, error) == (1, "error: no method 'stick' has released code that differs; methods: stic, seva, csr\n")
+
+
+def test_a_study_is_printed_and_its_experiments_are_told(project, monkeypatch, capsys):
+    (project / "studies").mkdir()
+    (project / "studies/world-results.yaml").write_text((ROOT / "studies/world-results.yaml").read_text())
+    code, printed, _ = run(monkeypatch, capsys, "study")
+    assert code == 0
+    assert "Preset `tiny`" in printed
+    assert "nothing is measured yet" in printed
+    assert run(monkeypatch, capsys, "study", "--out", "page.md")[1] == "page.md: written\n"
+    assert (project / "page.md").read_text() == printed
+    code, printed, _ = run(monkeypatch, capsys, "grid", "world-results", "--dry-run")
+    assert code == 0
+    assert "-S seed=2 " in printed.splitlines()[-1]
+    assert all("dvc exp run --temp --name world-results-" in line for line in printed.splitlines())
+    code, _, error = run(monkeypatch, capsys, "study", "other")
+    assert (code, error) == (1, "error: no study 'other'; studies: world-results\n")
+
+
 def test_params_checks_the_file(project, monkeypatch, capsys):
     assert run(monkeypatch, capsys, "params")[0] == 0
     (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("iterations: 3", "iterations: 9"))

@@ -35,7 +35,7 @@ LAYERS = [
         "overlap",
     },
     {"policy", "features", "rewards", "decoder", "sizes"},
-    {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources", "export", "plan"},
+    {"generation", "search", "training", "evaluation", "report", "papers", "world", "sources", "export", "plan", "fidelity"},
     {"tracking", "runtime"},
     {"cli", "launch", "processes", "warm"},
 ]
@@ -55,6 +55,7 @@ NO_TORCH = [
     "diagnostics",
     "overlap",
     "extensions",
+    "fidelity",
     "sources",
     "papers",
     "prompts",

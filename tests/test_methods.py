@@ -1,4 +1,4 @@
-"""docs/methods.md and docs/own-method.md: their commands are valid, their switches are the preset's, their code runs."""
+"""docs/methods.md and docs/own-method.md: their commands are valid, their code runs."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dvc.utils.hydra import apply_overrides
-from project import build_project, run_stage
+from project import build_project, run_stage, write_params
 from ruamel.yaml import YAML
 
 from lookagain.diagnostics import NO_MARGIN
@@ -23,7 +23,6 @@ METHODS = (ROOT / "docs/methods.md").read_text()
 OWN = (ROOT / "docs/own-method.md").read_text()
 COMMANDS = [one for one in re.findall(r"`([^`]+)`", METHODS) if one.startswith("-S ") and "KEY" not in one]
 NOISE = {"name": "diffusion", "noise_step": 900, "crop_share": 0.5}
-SWITCHES = re.findall(r"^\| `(\S+)` \| `(\S+)` \| `(\S+)` \|", METHODS, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -39,15 +38,6 @@ def test_commands_set_what_they_name(tmp_path, command):
 
 def test_the_papers_rows_are_all_there():
     assert len(COMMANDS) >= 20
-
-
-def test_the_preset_as_released_differs_in_the_documented_switches_alone():
-    tiny, released = (flatten(load_params(ROOT / "presets" / f"{name}.yaml")) for name in ("tiny", "tiny-as-released"))
-    documented = {key: YAML(typ="safe").load(value) for key, _, value in SWITCHES}
-    assert len(documented) == 13
-    assert released == tiny | documented
-    papers = {key: YAML(typ="safe").load(value) for key, value, _ in SWITCHES}
-    assert {key for key, value in papers.items() if tiny[key] != value} == {"csr.search.aggregate"}
 
 
 def test_the_worked_example_of_a_source_and_a_reward(tmp_path, policy_folder):
@@ -78,6 +68,7 @@ def test_variants_run(tmp_path, policy_folder):
     changes = {
         "continued_sft__models": {"sft-50": 0.5}, "evaluate__benchmarks": [], "seva__pairs__rejected": 2,
         "seva__dpo__objective": "sft", "seva__dpo__image_token": False,
+        "self_rewarding__pairs__images": 8, "methods": {"self_rewarding": "self-rewarding"},
         "evaluate__models": {"noised": {"policy": "base", "dar": False, "augment": NOISE}},
     }  # fmt: skip
     folder = build_project(tmp_path / "project", policy_folder, **changes)
@@ -88,6 +79,10 @@ def test_variants_run(tmp_path, policy_folder):
     assert "chosen/length" in run_stage(folder, "diagnose_pairs", "seva", "seva").stdout
     assert read_metrics(folder / "reports/metrics/pairs/seva.json")["pairs/all/reward_margin"].reason == NO_MARGIN
     run_stage(folder, "evaluate", "base", "base")
+    assert "self_rewarding: 8 pairs (planned 8, equal dropped 0" in run_stage(folder, "generate_pairs", "self_rewarding").stdout
     assert ", 0 from the cache" in run_stage(folder, "evaluate", "noised", "base").stdout  # other images, other answers
     clean, noised = ((folder / f"data/answers/{model}.jsonl").read_text() for model in ("base", "noised"))
     assert clean != noised
+    write_params(folder, **changes, continued_sft__folders=["gqa"])
+    refused = run_stage(folder, "train_continued", "sft-50", check=False)
+    assert (refused.returncode, "continued_sft.folders = ['gqa']: no image" in refused.stderr) == (1, True)

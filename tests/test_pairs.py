@@ -93,7 +93,10 @@ def two_plans():
 
 
 def inputs_of(store, answers):
-    return Inputs(0, store, lambda images, asks, decoding: {ask.id: answers[ask.id] for ask in asks}, list, lambda: store)
+    def respond(images, asks, decoding):
+        return {ask.id: answers[ask.id] for ask in asks}
+
+    return Inputs(0, store, respond, None, list, lambda: store)
 
 
 def test_equal_responses_are_dropped_and_counted(tmp_path):

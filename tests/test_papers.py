@@ -319,7 +319,7 @@ def test_gains_in_the_world(repository):
 def test_reasons_of_rows_that_cannot_be_run(repository):
     filled = fill("csr-1", world_params(), repository)
     assert cell(filled, "13B, CSR", "GQA").reason == "the small world has one policy, which stands for LLaVA-1.5 7B"
-    assert cell(filled, "Vlfeedback", "GQA").reason.startswith("its preferences are not part")
+    assert cell(filled, "Vlfeedback", "GQA").reason.startswith("its preferences are about photographs")
     assert not any(row.missing for row in filled.rows if row.label.startswith(("13B", "Vlfeedback")))
     assert cell(fill("csr-8", world_params(), repository), "Vila 7B", "GQA").reason.startswith("Vila 7B is not in a form")
     with pytest.raises(cells.UnknownParam, match=r"no key csr\.lambda"):

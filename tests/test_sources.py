@@ -43,8 +43,8 @@ class Policy:
         return {ask.id: self.answer(ask) for ask in asks}
 
 
-def inputs_of(policy):
-    return Inputs(0, Store(), policy, lambda: DATA, Store)
+def inputs_of(policy, losses=None):
+    return Inputs(0, Store(), policy, losses, lambda: DATA, Store)
 
 
 def test_every_source_has_what_the_stage_calls_and_params_know():
@@ -112,12 +112,44 @@ def test_self_rewarding_takes_the_verdict_of_the_policy():
     verdicts = iter(["Response 2.", "response 1", "both", "response 1 or response 2", "neither"])
     texts = iter(["same", "same", *(f"text {number}" for number in range(10))])
     policy = Policy(lambda ask: next(verdicts) if ask.id.endswith("verdict") else next(texts))
-    made = self_rewarding.make_pairs(inputs_of(policy), SelfRewardingPairs(6, 1.0, 1.0, 9, 4))
+    made = self_rewarding.make_pairs(inputs_of(policy), SelfRewardingPairs(6, 1.0, 1.0, 9, "text", 4))
     assert [(pair.chosen, pair.rejected) for pair in made.pairs] == [("text 1", ["text 0"]), ("text 2", ["text 3"])]
     assert made.counts == {"planned": 6, "equal_dropped": 1, "no_verdict": 3}
     (_, sampled), (asked, judge) = policy.rounds
     assert (sampled.temperature, judge.temperature, judge.max_new_tokens) == (1.0, 0.0, 4)
     assert "Response 1:\ntext 0\nResponse 2:\ntext 1\n" in asked[0].prompt
+
+
+def test_self_rewarding_compares_the_verdicts_likelihoods_in_both_orders():
+    texts = iter(f"text {number}" for number in range(6))
+    # A policy that much prefers to say "response 1", less so where the second text is the better one; in the end it cannot tell.
+    first_order = [[1.0, 4.0], [1.0, 2.0], [1.0, 2.0]]
+    turned = [[1.0, 2.0], [1.0, 4.0], [1.0, 2.0]]
+
+    def losses(images, asks, options):
+        assert {tuple(options[ask.id]) for ask in asks} == {("response 1", "response 2")}
+        assert "Response 1:\ntext 0\nResponse 2:\ntext 1\n" in asks[0].prompt
+        assert "Response 1:\ntext 1\nResponse 2:\ntext 0\n" in asks[3].prompt
+        return {ask.id: pair for ask, pair in zip(asks, first_order + turned, strict=True)}
+
+    policy = Policy(lambda ask: next(texts))
+    made = self_rewarding.make_pairs(inputs_of(policy, losses), SelfRewardingPairs(3, 1.0, 1.0, 9, "verdicts", 4))
+    # First text: 1 + 2 against 4 + 1; then 1 + 4 against 2 + 1; then 1 + 2 against 2 + 1.
+    assert [(pair.chosen, pair.rejected) for pair in made.pairs] == [("text 0", ["text 1"]), ("text 3", ["text 2"])]
+    assert made.counts == {"planned": 3, "equal_dropped": 0, "no_verdict": 1}
+
+
+def test_self_rewarding_takes_the_likelier_response():
+    texts = iter(["long", "short", "same", "same", "short", "long"])
+
+    def losses(images, asks, options):
+        assert all(ask.prompt in CSR_DESCRIBE for ask in asks)
+        return {ask.id: [float(len(text)) for text in options[ask.id]] for ask in asks}
+
+    policy = Policy(lambda ask: next(texts))
+    made = self_rewarding.make_pairs(inputs_of(policy, losses), SelfRewardingPairs(3, 1.0, 1.0, 9, "responses", 4))
+    assert [(pair.chosen, pair.rejected) for pair in made.pairs] == [("long", ["short"])] * 2
+    assert made.counts == {"planned": 3, "equal_dropped": 1, "no_verdict": 0}
 
 
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]

@@ -104,7 +104,7 @@ class RowReader:
     def _part(self, part: Part) -> Metric:
         metric = self._metric(part.metric) if part.metric else self._mean(part.mean or [])
         value = (metric.value or 0.0) / part.divide
-        return Metric(100 - value if part.from_100 else value, metric.se / part.divide if metric.se is not None else None)
+        return Metric(100 - value if part.from_100 else value, metric.se / abs(part.divide) if metric.se is not None else None)
 
     def _log(self, experiment: Experiment, key: str) -> float:
         path = f"models/{self._row.model}/training_log.json"
