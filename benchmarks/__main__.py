@@ -78,3 +78,5 @@ if __name__ == "__main__":
     if LAUNCHED not in os.environ:  # with the settings that stages run under, which are read when a process starts
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], environment({}) | {LAUNCHED: "1"})
     main(chosen.rows)
+    sys.stdout.flush()
+    os._exit(0)  # libraries complain of each other when the interpreter is taken apart

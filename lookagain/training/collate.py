@@ -1,7 +1,7 @@
 """Training rows: token ids with labels on responses alone, in batches whose images are encoded once.
 
 The responses of a pair stand in one row behind one prefix (arXiv 2410.20305): a mask keeps them from seeing each other, and each
-takes up the positions behind the prefix. Log-probs and gradients are those of separate rows, for a third fewer tokens or more.
+takes up the positions behind the prefix. Log-probs and gradients are those of separate rows, for a quarter to a third fewer tokens.
 
 The order of all rows is laid out before training, with a weight for each, so that the result does not depend on how many rows
 a process takes at once or how many processes there are.
