@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lookagain import runtime, tracking
 from lookagain.evaluation import suite
-from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, code_version, decoding_of
+from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, cache_path, decoding_of
 from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
 from lookagain.evaluation.shown import ShownImages
@@ -80,11 +80,10 @@ def main(model: str, policy: str, *options: str) -> None:
             rank=lambda batch, options: option_losses(loaded(), batch, options, image_of),
             map_batches=run.map_batches,
             image_sha256=shown.sha256,
-            cache=AnswerCache(runtime.root() / ".answers" / f"{lineage.fingerprint}.jsonl"),
+            cache=AnswerCache(cache_path(runtime.root() / ".answers", lineage.fingerprint, str(params.policy.loading))),
             seed=params.seed,
             batch_size=rows,
             processes=run.world_size,
-            version=code_version(str(params.policy.loading)),
             write=run.is_main,
         )
         questions = annotations.questions

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lookagain.evaluation import engine, questions, scoring
-from lookagain.evaluation.engine import AnswerCache, Engine, Prompt
+from lookagain.evaluation.engine import AnswerCache, Engine, Prompt, cache_path
 from lookagain.generation import Decoding, respond_in_turn
 from lookagain.images import write_shards
 from lookagain.metrics import chair
@@ -84,7 +84,6 @@ def test_only_missing_answers_are_computed_and_a_torn_line_is_ignored(tmp_path):
         {"decoding": SAMPLED},
         {"decoding": replace(GREEDY, max_new_tokens=9)},
         {"seed": 1},
-        {"version": "other code"},
         {"image_sha256": lambda image: "other bytes"},
     ],
 )
@@ -95,6 +94,14 @@ def test_a_changed_input_is_another_answer(tmp_path, change):
     made = make_engine(FakePolicy(), tmp_path / "f.jsonl", **{k: v for k, v in change.items() if k not in fields})
     made.answer([replace(base, **fields)], "answers")
     assert (made.cached, made.computed) == (0, 1)
+
+
+def test_another_dtype_or_code_is_another_cache(monkeypatch):
+    first = cache_path(".answers", "weights", "float32")
+    assert cache_path(".answers", "weights", "float32") == first
+    assert cache_path(".answers", "weights", "bfloat16") != first
+    monkeypatch.setattr(engine, "seeds", engine)  # a module with another file
+    assert cache_path(".answers", "weights", "float32") != first
 
 
 def test_describe_and_respond_describes_each_image_once(tmp_path):

@@ -1,7 +1,7 @@
 """Answers questions with a policy: each distinct one once, an image's together, and never one that was answered before.
 
-The cache is one append-only file for each policy (named by the fingerprint of its weights); its keys hash everything else that
-an answer depends on. So a longer benchmark list computes the missing answers only, and changed weights never meet old answers.
+The cache is one append-only file for each policy and version of the generating code (`cache_path`); its keys hash everything else
+that an answer depends on. So a longer benchmark list computes the missing answers only, and changed weights never meet old answers.
 Describe-and-respond (DaR, STIC section 4) describes each image once, and puts the description before every question about it.
 """
 
@@ -47,14 +47,15 @@ def decoding_of(benchmark: str, description_tokens: int) -> Decoding:
     return Decoding(temperature=1.0 if benchmark == "chair_sampled" else 0.0, top_p=1.0, max_new_tokens=tokens)
 
 
-def code_version(dtype: str) -> str:
-    """A hash of the code that turns prompts into answers, and of its dtype, so that a cache never outlives a change of them."""
+def cache_path(folder: Path | str, fingerprint: str, dtype: str) -> Path:
+    """The cache of a policy's answers, of which a change of the code that turns prompts into answers, or of its dtype, makes a new
+    one."""
     digest = hashlib.sha256(dtype.encode())
     for module in (decoder, generation, policy, seeds, transforms):
         digest.update(Path(str(module.__file__)).read_bytes())
     for package in ("torch", "transformers"):
         digest.update(version(package).encode())
-    return digest.hexdigest()[:16]
+    return Path(folder) / f"{fingerprint}-{digest.hexdigest()[:16]}.jsonl"
 
 
 class AnswerCache:
@@ -99,20 +100,18 @@ class Engine:
     seed: int
     batch_size: int
     processes: int = 1  # that batches are dealt out to
-    version: str = ""  # whatever else answers depend on: the generating code, the dtype
     write: bool = True  # whether this process appends to the cache
     cached: int = field(default=0, init=False)
     computed: int = field(default=0, init=False)
 
     def key(self, prompt: Prompt) -> str:
-        """The hash of all that an answer depends on beside the weights. It is also the request's id, from which a sampled
+        """The hash of all that an answer depends on beside weights and code. It is also the request's id, from which a sampled
         answer's random draws come: equal questions have equal answers."""
         content = [
             prompt.text,
             self.image_sha256(prompt.image_id),
             dataclasses.asdict(prompt.decoding),
             self.seed,
-            self.version,
             prompt.options,
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
