@@ -43,8 +43,8 @@ from lookagain.world.scenes import Scene
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
 BATCH = 32  # conversations
-YES_NO_BATCH, PACKED_BATCH = 24, 16  # images
-KEPT_YES_NO, PAIRED, CHOICES = 1, 4, 2  # of the third phase: yes/no as in the second, yes/no of other kinds, multiple choice
+YES_NO_BATCH, PACKED_BATCH = 16, 24  # images
+KEPT_YES_NO, PAIRED, CHOICES = 1, 3, 2  # of the third phase: yes/no as in the second, yes/no of other kinds, multiple choice
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
