@@ -43,8 +43,8 @@ from lookagain.world.scenes import Scene
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
 BATCH = 32  # conversations
-YES_NO_BATCH, PACKED_BATCH = 16, 24  # images
-KEPT_YES_NO, PAIRED, CHOICES = 1, 3, 2  # of the third phase: yes/no as in the second, yes/no of other kinds, multiple choice
+PACKED_BATCH = 24  # images; with 16, yes/no answers are ten points worse
+KEPT_YES_NO, PAIRED, CHOICES = 2, 3, 2  # of the third phase: yes/no as in the second, yes/no of other kinds, multiple choice
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
@@ -244,7 +244,7 @@ def pretrain(
     scenes = {row: one for row, one in enumerate(shown) if isinstance(one, Scene)}
     asked = [packed_questions(one, np.random.default_rng(derive(seed, "yes/no", one.id))) for one in scenes.values()]
     examples = encode(tokenizer, asked, list(scenes), image_tokens)
-    settings = YES_NO_BATCH, YES_NO_LEARNING_RATE, steady, yes_no_loss
+    settings = PACKED_BATCH, YES_NO_LEARNING_RATE, steady, yes_no_loss
     loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, *settings)
     if loss >= yes_no_loss:
         raise PretrainError(
