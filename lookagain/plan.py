@@ -22,7 +22,7 @@ from lookagain.evaluation.imports import PUBLISHED
 from lookagain.params import Dpo, Params, Sft, section
 from lookagain.sizes import HARDWARE, Hardware, Shape, shape_of
 
-CACHE_PASSES = 1.1  # attention reads it; appending to it copies it once in many steps
+CACHE_PASSES = 2  # attention reads it; rows that end or branch have it copied
 LONGEST = 1.5  # a batch's longest responses and sentences over the usual ones
 DEEPEST = 2  # a search's deepest responses over the usual ones, in sentences
 ROTATIONS = {"mmbench": 4, "mmbench_cn": 4, "pragmatics": 2}  # times a benchmark of the world asks each of its questions
@@ -160,7 +160,7 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
         *_continued(params, planner, assumed),
         *_csr(params, planner, assumed),
         *_evaluation(params, planner, assumed),
-        Cost("measure_overlap", seconds=30.0),
+        Cost("measure_overlap", seconds=15.0),
         Cost("report", seconds=10.0),
     ]
 

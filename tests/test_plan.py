@@ -33,14 +33,14 @@ def test_sizes_are_those_published():
 
 
 def test_a_decode_step_reads_weights_and_cache(params):
-    """One row of 750 tokens on an H200: 14.1 GB of weights, tower included, and three times .39 GB of cache at 4.3 TB/s."""
+    """One row of 750 tokens on an H200: 14.1 GB of weights, tower included, and twice .39 GB of cache at 4.3 TB/s."""
     quick = dataclasses.replace(H200, layer_seconds=0.0, start_seconds=0.0)
     planner = Planner(LLAVA, quick, 1, 2, params)
     cost = planner.generation("x", 0, 1, 74, 100, 100, 1)
     step = (2 * (LLAVA.parameters + 0.3e9) + CACHE_PASSES * 750 * 2**19) / 4.3e12
     decode = cost.seconds - planner.start() - 2 * LLAVA.parameters * 74 / (790e12 * 0.5)
     assert decode == pytest.approx(100 * step)
-    assert 1 / step == pytest.approx(282, rel=0.02)
+    assert 1 / step == pytest.approx(288, rel=0.01)
     slow = Planner(LLAVA, H200, 1, 2, params).generation("x", 0, 1, 74, 100, 100, 1)
     assert slow.seconds - 30 - cost.seconds == pytest.approx(100 * (32 * 0.9e-3 - step))
 
@@ -109,7 +109,7 @@ def test_the_headers_of_presets_are_the_plans(preset):
 RUN = {
     "data.world": {"policy_scenes": 12000, "policy_charts": 2000, "instruct_scenes": 1000, "pool_scenes": 2000,
                    "validation_scenes": 500, "test_scenes": 1000, "benchmark_questions": 300},
-    "policy.world": {"tower_steps": 600, "align_steps": 400, "max_yesno_steps": 600, "packed_steps": 350, "mixed_steps": 550},
+    "policy.world": {"tower_steps": 600, "align_steps": 400, "max_yesno_steps": 600, "packed_steps": 450, "mixed_steps": 550},
     "reward.world": {"steps": 300, "batch_size": 192}, "sample": {"images": 600}, "csr": {"iterations": 3, "images": 300},
     "stic.describe": {"items": 500, "max_new_tokens": 96}, "seva.pairs": {"items": 400, "rejected": 1, "max_new_tokens": 96},
     "evaluate": {"benchmarks": ["mme", "gqa", "mmbench", "seedbench", "textvqa", "chartqa", "pragmatics"], "split": "test"},
@@ -128,7 +128,7 @@ def test_times_are_wrong_by_less_than_two_where_they_were_measured(tmp_path):
     yaml.dump(raw, tmp_path / "params.yaml")
     costs = {cost.stage: cost.seconds for cost in plan(load_params(tmp_path / "params.yaml"), HARDWARE["cpu"], 2)}
     measured = re.findall(r"^\| `(\S+)` \| (\d+) s \| (\d+) s \|$", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE)
-    assert len(measured) == 26
+    assert len(measured) == 27
     for stage, seconds, planned in measured:
         assert costs[stage] == pytest.approx(float(planned), abs=0.6), stage
         assert 0.5 < float(seconds) / costs[stage] < 2, stage
