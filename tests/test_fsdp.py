@@ -46,7 +46,7 @@ def train(folder, rank, port):
     optimiser = torch.optim.AdamW(trained, lr=1e-2)
     for _ in range(3):
         # The collator asks the vision tower, which is outside the model's forward.
-        mine = examples if rank is None else examples[rank : rank + 1]
+        mine = [[example] for example in (examples if rank is None else examples[rank : rank + 1])]
         rows = collate(policy, mine, lambda _: Image.new("RGB", (24, 24), (200, 30, 30)), 512)
         (-response_logps(policy.model, rows).mean()).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lookagain import launch as launcher
-from lookagain import runtime
+from lookagain import runtime, warm
 from lookagain.runtime import StageError, check_processes, fingerprint
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +21,7 @@ TOY = """
 import json, os, time
 from dataclasses import dataclass
 from pathlib import Path
-from lookagain import runtime
+from lookagain import runtime, warm
 from lookagain.params import load_params
 from lookagain.records import atomic_write
 
@@ -63,7 +63,7 @@ CPU = "configs/accelerate/cpu.yaml"
 
 
 def environment(**settings):
-    kept = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT")}
+    kept = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT", warm.WARM)}
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_CONFIG": CPU} | settings
 
 
