@@ -43,9 +43,7 @@ VALUE = "What is the value of the {} bar?"
 BAR = "Which bar has the value {}?"
 BAR_COUNT = "How many bars are in the chart?"
 SOMETIMES = 0.3  # share of the kinds of lookup that are learned soon
-ONE_EACH = (
-    0.15  # share of the scenes without two of a kind that are asked for a number: in training, half of the answers are two
-)
+ONE_EACH = 0.15  # share of scenes without two of a kind that are asked for a number: so half of the answers in training are two
 OPPOSITE = {
     "to the left of": "to the right of",
     "to the right of": "to the left of",

@@ -43,7 +43,7 @@ from lookagain.world.scenes import Scene
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
 BATCH = 32  # conversations
-PACKED_BATCH = 24  # images; with 16, yes/no answers are ten points worse
+PACKED_BATCH = 24  # images; with 16 in either phase, yes/no answers were worse
 KEPT_YES_NO, PAIRED, CHOICES = 2, 3, 2  # of the third phase: yes/no as in the second, yes/no of other kinds, multiple choice
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
