@@ -31,6 +31,7 @@ from lookagain import warm
 from lookagain.errors import UserError
 from lookagain.params import load_params
 from lookagain.processes import CAN_FORK, Forked, Process, cores, environment, launcher, ranks, run_together
+from lookagain.records import atomic_write
 from lookagain.runtime import StageError, read_accelerate_config, root
 
 ONE_PROCESS = ("prepare_data", "sample_images", "report")  # stages whose other processes would only wait
@@ -95,24 +96,34 @@ def _ended(work: Callable[[], int | None]) -> int:
     try:
         if LAUNCHED in os.environ:
             signal.signal(signal.SIGTERM, _stop)
-        return work() or 0
-    except Stopped:
+        return _told(work, alone)
+    except Stopped:  # perhaps while it tells of an error: a process that fails too, but later than another
         if alone:
             print("stopped; the same command goes on from here", file=sys.stderr)
         return 0
-    except Exception as error:
-        message = str(error) if isinstance(error, UserError) else _disk_full(error)
-        if not message:
-            raise
-        if not alone:  # the one that started the others says it, once
-            Path(os.environ[LAUNCHED]).write_text(message)
-            return 0
-        print(f"error: {message}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         if alone:
             print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    finally:
+        if LAUNCHED in os.environ:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
+
+
+def _told(work: Callable[[], int | None], alone: bool) -> int:
+    """The exit code of some work, whose error, if it is its user's, is told in one line."""
+    try:
+        return work() or 0
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else _disk_full(error)
+        if not message:
+            raise
+        if alone:
+            print(f"error: {message}", file=sys.stderr)
+            return 1
+        with atomic_write(os.environ[LAUNCHED]) as file:  # the one that started the others says it, once
+            file.write(message)
+        return 0
 
 
 def share_raw_data() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from lookagain import launch as launcher
 from lookagain import runtime, warm
+from lookagain.errors import UserError
 from lookagain.runtime import StageError, check_processes, fingerprint
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,7 @@ import json, os, time
 from dataclasses import dataclass
 from pathlib import Path
 from lookagain import runtime, warm
+from lookagain.errors import UserError
 from lookagain.params import load_params
 from lookagain.records import atomic_write
 
@@ -181,6 +183,25 @@ def test_an_error_in_several_processes_is_one_line(project):
         file.write('\n\ndef main():\n    with runtime.stage("toy", {}, []):\n        raise UserError("no such thing")\n')
     done = launch(project, "toy", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
     assert (done.returncode, done.stderr) == (1, "error: no such thing\n")
+
+
+def test_a_process_that_is_ended_while_it_tells_of_its_own_error_ends_well(tmp_path, monkeypatch, capfd):
+    class Slow(UserError):
+        def __str__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return "no such thing"
+
+    def work():
+        raise Slow
+
+    monkeypatch.setenv(launcher.LAUNCHED, str(tmp_path / "said"))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert launcher._ended(work) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err == ""
+    assert not (tmp_path / "said").exists()
 
 
 def test_sigterm_ends_a_stage_well_and_keeps_its_batches(project):
