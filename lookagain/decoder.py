@@ -28,6 +28,7 @@ class RoomyLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:  # noqa: D102
         super().lazy_initialization(key_states, value_states)
+        self.rows: Tensor | None = None  # those of the held ones that are kept; None: all
         self.room = 0  # tokens that the tensors behind `keys` and `values` can hold
         self.all_keys, self.all_values = self.keys, self.values
 
@@ -36,30 +37,36 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
+        if not before:  # an image's prefix gets no room: it branches next, which is a copy
+            self.keys, self.values = key_states.contiguous(), value_states.contiguous()
+            return self.keys, self.values
         length = before + key_states.shape[-2]
         if length > self.room:
-            self.room = length + (ROOM if before else 0)  # an image's prefix gets none: it branches next, which is a copy
-            held = self.keys, self.values
-            self.all_keys, self.all_values = (
-                new.new_empty(*new.shape[:2], self.room, new.shape[-1]) for new in (key_states, value_states)
-            )
-            if before:
-                self.all_keys[:, :, :before], self.all_values[:, :, :before] = held
+            self._move(before, length + ROOM)
         self.all_keys[:, :, before:length], self.all_values[:, :, before:length] = key_states, value_states
         self.keys, self.values = self.all_keys[:, :, :length], self.all_values[:, :, :length]
         return self.keys, self.values
 
+    def _move(self, length: int, room: int) -> None:
+        """Copy the kept rows to tensors of their own, with that much room."""
+        rows = torch.arange(len(self.keys), device=self.keys.device) if self.rows is None else self.rows
+        held = self.keys, self.values
+        self.all_keys, self.all_values = (old.new_empty(len(rows), old.shape[1], room, old.shape[-1]) for old in held)
+        for new, old in zip((self.all_keys, self.all_values), held, strict=True):
+            torch.index_select(old, 0, rows, out=new[:, :, :length])
+        self.rows, self.room = None, room
+
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, without room; what they were taken from stays as it is."""
-        super().batch_select_indices(indices)
-        self.room, self.all_keys, self.all_values = 0, self.keys, self.values
+        """Keep these rows: from the next tokens on, which is one copy for several selections and for room."""
+        self.rows = indices if self.rows is None else self.rows[indices]
+        self.room = 0
 
 
 class Decoder:
     """Rows of one batch: their cache, and the logits of their next token."""
 
-    def __init__(self, policy: Policy, images: Sequence[Shown]):
-        """Prefill each image's prefix: a row for each."""
+    def __init__(self, policy: Policy, images: Sequence[Shown], head: Sequence[int] = ()):
+        """Prefill each image's prefix: a row for each. `head` is what follows it in all rows (token ids)."""
         self.policy = policy
         prefixes = policy.prefixes(images)
         self.cache = DynamicCache(config=policy.model.config.get_text_config())
@@ -68,6 +75,8 @@ class Decoder:
         self.next = torch.zeros(len(images), 1, dtype=torch.long, device=policy.device)  # (rows, 1), each row's next position
         self.logits = torch.empty(0)  # (rows, vocabulary), of each row's next token
         self._extend(prefixes.ids, prefixes.features, prefixes.positions)
+        if head:
+            self._extend([head] * len(images))
 
     def twin(self) -> Decoder:
         """A decoder of its own with the same rows, whose caches are shared until either takes up tokens."""
@@ -96,9 +105,13 @@ class Decoder:
         self.cache.batch_select_indices(rows)
         self.mask, self.next, self.logits = self.mask[rows], self.next[rows], self.logits[rows]
 
-    def repeat(self, times: int) -> None:
-        """Branch each row into `times` adjacent rows."""
-        self.select(torch.arange(self.rows).repeat_interleave(times))
+    def branch(self, times: int) -> Decoder | Branches:
+        """`times` adjacent continuations of each row, to be fed as rows of their own; this decoder stays as it is."""
+        twin = self.twin()
+        if self.policy.shares_prefixes:
+            return Branches(twin, times)
+        twin.select(torch.arange(self.rows).repeat_interleave(times))
+        return twin
 
     def feed(self, tokens: Tensor, active: Tensor) -> None:
         """Append one token to each active row and take its next logits; the others stay as they are. tokens, active: (rows,)."""
@@ -141,3 +154,32 @@ class Decoder:
             logits_to_keep=1,
         )
         return output.logits[:, -1].float()
+
+
+class Branches:
+    """Continuations of a decoder's rows within the rows themselves: a mask keeps those of a row from seeing each other.
+
+    So a row's cache is held once and read once for all of them, and no branch copies it.
+    """
+
+    def __init__(self, decoder: Decoder, times: int):
+        """Take over a decoder: `times` continuations of each of its rows."""
+        self.policy, self.cache, self.times = decoder.policy, decoder.cache, times
+        self.seen = decoder.mask.bool()[:, None].repeat(1, times, 1)  # (rows, times, cached tokens)
+        self.next = decoder.next.repeat(1, times)  # (rows, times), the position of each one's next token
+        self.logits = decoder.logits.repeat_interleave(times, 0)  # (rows * times, vocabulary)
+
+    def feed(self, tokens: Tensor, active: Tensor) -> None:
+        """Append one token to each active continuation, as Decoder.feed does to rows. tokens, active: (rows * times,)."""
+        writes = active.view(-1, self.times)
+        self.seen = torch.cat([self.seen, writes.diag_embed()], -1)
+        output = self.policy.forward(
+            tokens.view(-1, self.times),
+            None,
+            self.next[None],
+            attention_mask=self.seen[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.next = self.next + writes
+        self.logits = torch.where(active[:, None], output.logits.flatten(0, 1).float(), self.logits)

@@ -6,6 +6,7 @@ own, seeded by (seed, request id), so that a response does not depend on what el
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -55,8 +56,7 @@ def respond_in_turn(
     All their images are encoded and prefilled once, before; then come batches of one decoding, with prompts of like lengths.
     Memory holds the caches of these images beside those of `batch_size` rows, and of the rows alone in the last batch.
     """
-    prefilled, image_of_row = _prefilled(policy, requests, load_image)
-    suffixes = [policy.suffix(request.prompt) for request in requests]
+    prefilled, image_of_row, suffixes = _prefilled(policy, requests, load_image)
     batches: list[list[int]] = []
     for decoding in dict.fromkeys(decodings):
         rows = [row for row, one in enumerate(decodings) if one == decoding]
@@ -81,8 +81,8 @@ def option_losses(
 
     The prompt is prefilled once and branches into its options.
     """
-    decoder, image_of_row = _prefilled(policy, requests, load_image)
-    decoder.ask(image_of_row, [policy.suffix(request.prompt) for request in requests])
+    decoder, image_of_row, suffixes = _prefilled(policy, requests, load_image)
+    decoder.ask(image_of_row, suffixes)
     counts = [len(texts) for texts in options]
     decoder.select(torch.arange(len(requests)).repeat_interleave(torch.tensor(counts)))
     rows = [policy.response(request.prompt, text) for request, texts in zip(requests, options, strict=True) for text in texts]
@@ -101,12 +101,19 @@ def option_losses(
 
 def _prefilled(
     policy: Policy, requests: Sequence[Request], load_image: Callable[[Request], Shown]
-) -> tuple[Decoder, list[int]]:
-    """A row for each distinct image, and which of them is each request's; equal images are encoded once."""
+) -> tuple[Decoder, list[int], list[list[int]]]:
+    """A row for each distinct image, which of them is each request's, and the tokens that are left of its prompt.
+
+    Equal images are encoded once, and what all prompts begin with is read once an image.
+    """
     images = [load_image(request) for request in requests]  # held here: a freed object's id may come again
     distinct = {id(image): image for image in images}
     number = {key: place for place, key in enumerate(distinct)}
-    return Decoder(policy, list(distinct.values())), [number[id(image)] for image in images]
+    suffixes = [policy.suffix(request.prompt) for request in requests]
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(suffix[:-1] for suffix in suffixes), strict=False))
+    head = [tokens[0] for tokens in alike]  # a token is left to each prompt, for its next logits
+    decoder = Decoder(policy, list(distinct.values()), head)
+    return decoder, [number[id(image)] for image in images], [suffix[len(head) :] for suffix in suffixes]
 
 
 def _uniforms(requests: Sequence[Request], decoding: Decoding, seed: int) -> Tensor | None:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookagain.decoder import Decoder
+from lookagain.decoder import Branches, Decoder
 from lookagain.extensions import find
 from lookagain.generation import Request, choose
 from lookagain.params import SearchSettings
@@ -39,7 +39,6 @@ class Growth:
     tokens: list[int]  # with the full stop, without EOS
     logps: list[float]  # of those tokens under the policy itself, without temperature or penalty
     ends_response: bool
-    row: int  # of the decoder's cache that holds it
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Node:
 
     tree: int
     sentences: tuple[Sentence, ...] = ()
-    row: int = 0  # of the decoder's cache
+    row: int = 0  # of the decoder's cache that holds it, up to its last sentence where that was just written
 
     @property
     def tokens(self) -> list[int]:
@@ -125,7 +124,7 @@ def best_and_worst(tree: Tree, aggregate: str) -> tuple[Node, Node] | None:
 
 
 class CachedGrower:
-    """Grows sentences from nodes whose caches are rows of one decoder: nothing that was computed is computed again."""
+    """Grows sentences from nodes whose caches are rows of one decoder; a sentence's is computed again where it is kept."""
 
     def __init__(self, policy: Policy, images: Sequence[Image.Image], prompts: Sequence[str], settings: SearchSettings):
         self.settings = settings
@@ -137,13 +136,12 @@ class CachedGrower:
     @torch.inference_mode()
     def grow(self, nodes: Sequence[Node], uniforms: Tensor) -> list[list[Growth]]:
         """The distinct candidate sentences of each node; node i is row i of the decoder."""
-        self.decoder.repeat(self.settings.candidates)
-        return grow_sentences(self.decoder, len(nodes), self.settings, self.stops, uniforms)
+        return grow_sentences(self.decoder.branch(self.settings.candidates), len(nodes), self.settings, self.stops, uniforms)
 
     def keep(self, nodes: Sequence[Node]) -> list[Node]:
-        """Keep the caches of these nodes alone; returns the nodes with their new rows."""
+        """Keep the caches of these nodes alone, with the sentences they just grew; returns the nodes with their new rows."""
         with torch.inference_mode():
-            self.decoder.select(torch.tensor([node.row for node in nodes]))
+            self.decoder.ask([node.row for node in nodes], [node.sentences[-1].tokens for node in nodes])
         return [Node(node.tree, node.sentences, row) for row, node in enumerate(nodes)]
 
 
@@ -166,15 +164,14 @@ def _uniforms(nodes: Sequence[Node], requests: Sequence[Request], settings: Sear
 
 
 def grow_sentences(
-    decoder: Decoder, nodes: int, settings: SearchSettings, stops: Sequence[int], uniforms: Tensor
+    decoder: Decoder | Branches, nodes: int, settings: SearchSettings, stops: Sequence[int], uniforms: Tensor
 ) -> list[list[Growth]]:
     """Each node has `candidates` adjacent rows, which write a sentence each; equal ones of a node count once.
 
-    uniforms: (rows, max_sentence_tokens), the draws of proposal `sample`. Leaves each row's cache at the end of its sentence.
-    Rows that end stand still while others go on.
+    uniforms: (rows, max_sentence_tokens), the draws of proposal `sample`. Rows that end stand still while others go on.
     """
     sampling = Decoding(settings.temperature, 1.0, settings.max_sentence_tokens)
-    groups, rows = settings.candidates, decoder.rows
+    groups, rows = settings.candidates, len(decoder.logits)
     stop = torch.zeros(decoder.logits.shape[-1], dtype=torch.bool, device=decoder.logits.device)
     stop[list(stops)] = True
     active = torch.ones(rows, dtype=torch.bool, device=decoder.logits.device)
@@ -196,13 +193,16 @@ def grow_sentences(
         if not active.any():
             break
     tokens, logps, writes = (torch.stack(part, -1).cpu() for part in zip(*steps, strict=True))  # (rows, steps)
+    lengths = writes.sum(-1).tolist()
+    sentences = [
+        Growth(ids[:length], values[:length], over)
+        for ids, values, length, over in zip(tokens.tolist(), logps.tolist(), lengths, ends.tolist(), strict=True)
+    ]
     grown: list[list[Growth]] = []
-    for node in range(nodes):
+    for start in range(0, rows, groups):
         distinct: dict[tuple, Growth] = {}
-        for row in range(node * groups, (node + 1) * groups):
-            ids = tokens[row][writes[row]].tolist()
-            growth = Growth(ids, logps[row][writes[row]].tolist(), bool(ends[row]), row)
-            distinct.setdefault((*ids, growth.ends_response), growth)
+        for one in sentences[start : start + groups]:
+            distinct.setdefault((*one.tokens, one.ends_response), one)
         grown.append(list(distinct.values()))
     return grown
 
@@ -248,7 +248,7 @@ def _scored(
             candidates.append(Candidate(text, growth.logps, cosine, relevance, score(growth.logps)))
         for growth, one, reward in zip(written, candidates, rewards(candidates, lambda_), strict=True):
             sentence = Sentence(growth.tokens, one.text, one.language, one.relevance, reward)
-            children.append((Node(node.tree, (*node.sentences, sentence), growth.row), growth.ends_response))
+            children.append((Node(node.tree, (*node.sentences, sentence), node.row), growth.ends_response))
         if any(growth.ends_response and not text for growth, text in zip(siblings, row, strict=True)):
             children.append((node, True))
     return children

@@ -13,7 +13,7 @@ from test_search import SETTINGS, found, trees_of
 from test_training import optimisation
 from transformers.models.smolvlm import processing_smolvlm
 
-from benchmarks.peers import generate_one_by_one
+from benchmarks.peers import FreshGrower, generate_one_by_one
 from lookagain import policy as policies
 from lookagain.generation import Decoding, Request, respond
 from lookagain.params import Loading
@@ -92,10 +92,13 @@ def test_noise_is_each_images_own(policy, images):
             torch.testing.assert_close(features, together.features[number], rtol=1e-4, atol=1e-4)
 
 
-def test_search_does_not_depend_on_the_batch(policy, images):
+def test_search_does_not_depend_on_the_batch_or_on_the_cache(policy, images):
     few = dataclasses.replace(SETTINGS, candidates=3, keep_top=1, keep_bottom=1, max_sentence_tokens=6, max_sentences=2)
     together = found(trees_of(policy, images[:2], few))
     assert together == [found(trees_of(policy, [image], few, start=number))[0] for number, image in enumerate(images[:2])]
+    assert together == found(trees_of(policy, images[:2], few, grower=FreshGrower))
+    policy.shares_prefixes = False
+    assert together == found(trees_of(policy, images[:2], few))
 
 
 def test_a_dpo_step_trains_the_language_models_adapter_alone(folder, images, tmp_path):

@@ -56,6 +56,26 @@ def test_twins_with_room_in_their_caches_write_as_decoders_of_their_own(policy, 
         torch.testing.assert_close(one, right, rtol=1e-5, atol=1e-5)
 
 
+def test_branches_of_a_row_write_as_rows_of_their_own(policy, images):
+    """The slow twin: a copy of the row's cache for each continuation. The decoder that they branch from stays as it is."""
+    suffixes = [policy.suffix(text) for text in PROMPTS[:2]]
+    tokens = torch.arange(20, 44).view(4, 6)  # (steps, 2 rows x 3 continuations)
+    active = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 0], [1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]).bool()
+
+    def written(shares):
+        policy.shares_prefixes = shares
+        one = decoder.Decoder(policy, images[:2]).ask([0, 1], suffixes)
+        branches, found = one.branch(3), []
+        for step, writes in zip(tokens, active, strict=True):
+            branches.feed(step, writes)
+            found.append(branches.logits)
+        return torch.stack([*found, *one.branch(3).logits[None]])
+
+    with torch.inference_mode():
+        assert isinstance(decoder.Decoder(policy, images[:1]).branch(2), decoder.Branches)
+        torch.testing.assert_close(written(True), written(False), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, SAMPLE], ids=lambda one: one.proposal)
 def test_cache_reuse_finds_what_a_fresh_prefill_of_every_node_finds(policy, images, settings):
     """The slow twin: every node's prompt and response so far are prefilled again."""
