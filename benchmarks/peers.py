@@ -79,7 +79,7 @@ class FreshGrower:
             suffix = self.policy.suffix(self.prompts[node.tree]) + node.tokens
             copies = [self.images[node.tree].copy() for _ in range(self.settings.candidates)]
             decoder = Decoder(self.policy, copies).ask(range(len(copies)), [suffix] * len(copies))
-            grown += grow_sentences(decoder, 1, self.settings, self.stops, draws)
+            grown += grow_sentences(decoder, torch.arange(len(copies)), self.settings, self.stops, draws)
         return grown
 
     def keep(self, nodes: Sequence[Node]) -> list[Node]:

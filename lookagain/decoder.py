@@ -105,13 +105,15 @@ class Decoder:
         self.cache.batch_select_indices(rows)
         self.mask, self.next, self.logits = self.mask[rows], self.next[rows], self.logits[rows]
 
-    def branch(self, times: int) -> Decoder | Branches:
-        """`times` adjacent continuations of each row, to be fed as rows of their own; this decoder stays as it is."""
-        twin = self.twin()
-        if self.policy.shares_prefixes:
-            return Branches(twin, times)
-        twin.select(torch.arange(self.rows).repeat_interleave(times))
-        return twin
+    def branches(self) -> Decoder | Branches:
+        """This decoder's rows to be continued by `step`, while the decoder stays as it is."""
+        return Branches(self.twin()) if self.policy.shares_prefixes else self.twin()
+
+    def step(self, rows: Tensor, tokens: Tensor) -> None:
+        """Continue rows, in rising order, by a token each: one named twice branches, one not named leaves."""
+        if rows.tolist() != list(range(self.rows)):
+            self.select(rows)
+        self.feed(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
     def feed(self, tokens: Tensor, active: Tensor) -> None:
         """Append one token to each active row and take its next logits; the others stay as they are. tokens, active: (rows,)."""
@@ -157,29 +159,34 @@ class Decoder:
 
 
 class Branches:
-    """Continuations of a decoder's rows within the rows themselves: a mask keeps those of a row from seeing each other.
+    """Continuations of a decoder's rows within these rows: a mask says which of a row's tokens each of them consists of.
 
-    So a row's cache is held once and read once for all of them, and no branch copies it.
+    So a row's cache is held once and read once for all that branches off it, and no branch copies it.
     """
 
-    def __init__(self, decoder: Decoder, times: int):
-        """Take over a decoder: `times` continuations of each of its rows."""
-        self.policy, self.cache, self.times = decoder.policy, decoder.cache, times
-        self.seen = decoder.mask.bool()[:, None].repeat(1, times, 1)  # (rows, times, cached tokens)
-        self.next = decoder.next.repeat(1, times)  # (rows, times), the position of each one's next token
-        self.logits = decoder.logits.repeat_interleave(times, 0)  # (rows * times, vocabulary)
+    def __init__(self, decoder: Decoder):
+        """Take over a decoder: each of its rows has one branch at first."""
+        self.policy, self.cache, self.rows, self.logits = decoder.policy, decoder.cache, decoder.rows, decoder.logits
+        self.row = torch.arange(decoder.rows, device=decoder.mask.device)  # (branches,), rising: where each one stands
+        self.seen = decoder.mask.bool()  # (branches, cached tokens)
+        self.next = decoder.next[:, 0]  # (branches,), each one's next position
 
-    def feed(self, tokens: Tensor, active: Tensor) -> None:
-        """Append one token to each active continuation, as Decoder.feed does to rows. tokens, active: (rows * times,)."""
-        writes = active.view(-1, self.times)
-        self.seen = torch.cat([self.seen, writes.diag_embed()], -1)
+    def step(self, branches: Tensor, tokens: Tensor) -> None:
+        """Continue branches, in rising order, by a token each: one named twice branches, one not named leaves."""
+        row = self.row[branches]
+        going, place, counts = row.unique_consecutive(return_inverse=True, return_counts=True)
+        if len(going) <= self.rows * 3 // 4:  # a row without branches idles till they are a quarter: to leave is a copy
+            self.cache.batch_select_indices(going)
+            self.rows, row = len(going), place
+        column = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[place]  # among its row's branches
+        ids = torch.full((self.rows, int(counts.max())), self.policy.pad, device=row.device)
+        own = torch.nn.functional.one_hot(column, ids.shape[1]).bool()
+        self.row, self.seen, self.next = row, torch.cat([self.seen[branches], own], -1), self.next[branches]
+        mask = torch.zeros(*ids.shape, self.seen.shape[1], dtype=torch.bool, device=row.device)
+        mask[:, :, 0] = True  # what only pads sees something too: else it would be NaN, and so would all that it is added to
+        positions = torch.zeros_like(ids)
+        ids[row, column], positions[row, column], mask[row, column] = tokens, self.next, self.seen
         output = self.policy.forward(
-            tokens.view(-1, self.times),
-            None,
-            self.next[None],
-            attention_mask=self.seen[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
+            ids, None, positions[None], attention_mask=mask[:, None], past_key_values=self.cache, use_cache=True
         )
-        self.next = self.next + writes
-        self.logits = torch.where(active[:, None], output.logits.flatten(0, 1).float(), self.logits)
+        self.logits, self.next = output.logits[row, column].float(), self.next + 1

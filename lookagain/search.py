@@ -136,7 +136,8 @@ class CachedGrower:
     @torch.inference_mode()
     def grow(self, nodes: Sequence[Node], uniforms: Tensor) -> list[list[Growth]]:
         """The distinct candidate sentences of each node; node i is row i of the decoder."""
-        return grow_sentences(self.decoder.branch(self.settings.candidates), len(nodes), self.settings, self.stops, uniforms)
+        rows = torch.arange(len(nodes)).repeat_interleave(self.settings.candidates)
+        return grow_sentences(self.decoder.branches(), rows, self.settings, self.stops, uniforms)
 
     def keep(self, nodes: Sequence[Node]) -> list[Node]:
         """Keep the caches of these nodes alone, with the sentences they just grew; returns the nodes with their new rows."""
@@ -164,52 +165,57 @@ def _uniforms(nodes: Sequence[Node], requests: Sequence[Request], settings: Sear
 
 
 def grow_sentences(
-    decoder: Decoder | Branches, nodes: int, settings: SearchSettings, stops: Sequence[int], uniforms: Tensor
+    decoder: Decoder | Branches, rows: Tensor, settings: SearchSettings, stops: Sequence[int], uniforms: Tensor
 ) -> list[list[Growth]]:
-    """Each node has `candidates` adjacent rows, which write a sentence each; equal ones of a node count once.
+    """The sentence that each candidate writes from its row of the decoder; equal ones of a node count once.
 
-    uniforms: (rows, max_sentence_tokens), the draws of proposal `sample`. Rows that end stand still while others go on.
+    rows: (nodes * candidates,), a node's adjacent. Candidates of one row stay one until their tokens part; those that end leave.
+    uniforms: (nodes * candidates, max_sentence_tokens), the draws of proposal `sample`.
     """
     sampling = Decoding(settings.temperature, 1.0, settings.max_sentence_tokens)
-    groups, rows = settings.candidates, len(decoder.logits)
-    stop = torch.zeros(decoder.logits.shape[-1], dtype=torch.bool, device=decoder.logits.device)
+    device, vocabulary = decoder.logits.device, decoder.logits.shape[-1]
+    stop = torch.zeros(vocabulary, dtype=torch.bool, device=device)
     stop[list(stops)] = True
-    active = torch.ones(rows, dtype=torch.bool, device=decoder.logits.device)
-    steps: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, log-probs, whether the row wrote: (rows,) each
+    row, active = rows.to(device), torch.ones(len(rows), dtype=torch.bool, device=device)
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, log-probs, whether the candidate wrote: (candidates,) each
     ends = torch.zeros_like(active)  # EOS was chosen
     for step in range(settings.max_sentence_tokens):
-        logps = decoder.logits.log_softmax(-1)
+        logits = decoder.logits[row]
+        logps = logits.log_softmax(-1)
         if settings.proposal == "sample":
-            tokens = choose(decoder.logits, sampling, uniforms[:, step])
+            tokens = choose(logits, sampling, uniforms[:, step])
         else:
-            tokens = _diverse(logps, active, nodes, groups, settings.diversity_penalty)
+            tokens = _diverse(logps, active, settings.candidates, settings.diversity_penalty)
         over = active & (tokens == decoder.policy.eos)
         ends |= over
         writes = active & ~over
         steps.append((tokens, logps.gather(-1, tokens[:, None])[:, 0], writes))
-        if writes.any():
-            decoder.feed(tokens, writes)
         active = writes & ~stop[tokens]
-        if not active.any():
+        if not active.any() or step == settings.max_sentence_tokens - 1:
             break
-    tokens, logps, writes = (torch.stack(part, -1).cpu() for part in zip(*steps, strict=True))  # (rows, steps)
+        going, place = (row * vocabulary + tokens)[active].unique(return_inverse=True)
+        decoder.step(going // vocabulary, going % vocabulary)
+        row = torch.zeros_like(row).masked_scatter(active, place)  # what has ended looks at any row
+    tokens, logps, writes = (torch.stack(part, -1).cpu() for part in zip(*steps, strict=True))  # (candidates, steps)
     lengths = writes.sum(-1).tolist()
     sentences = [
         Growth(ids[:length], values[:length], over)
         for ids, values, length, over in zip(tokens.tolist(), logps.tolist(), lengths, ends.tolist(), strict=True)
     ]
-    grown: list[list[Growth]] = []
-    for start in range(0, rows, groups):
-        distinct: dict[tuple, Growth] = {}
-        for one in sentences[start : start + groups]:
-            distinct.setdefault((*one.tokens, one.ends_response), one)
-        grown.append(list(distinct.values()))
-    return grown
+    return [_distinct(sentences[start : start + settings.candidates]) for start in range(0, len(rows), settings.candidates)]
 
 
-def _diverse(logps: Tensor, active: Tensor, nodes: int, groups: int, penalty: float) -> Tensor:
+def _distinct(siblings: Sequence[Growth]) -> list[Growth]:
+    """The first of each kind."""
+    first: dict[tuple, Growth] = {}
+    for one in siblings:
+        first.setdefault((*one.tokens, one.ends_response), one)
+    return list(first.values())
+
+
+def _diverse(logps: Tensor, active: Tensor, groups: int, penalty: float) -> Tensor:
     """Each row's token: the most likely after `penalty` for every earlier, still writing group of its node that chose it now."""
-    logps, active = logps.view(nodes, groups, -1), active.view(nodes, groups)
+    logps, active = logps.view(-1, groups, logps.shape[-1]), active.view(-1, groups)
     taken = torch.zeros_like(logps[:, 0])  # (nodes, vocabulary)
     chosen = []
     for group in range(groups):

@@ -57,22 +57,21 @@ def test_twins_with_room_in_their_caches_write_as_decoders_of_their_own(policy, 
 
 
 def test_branches_of_a_row_write_as_rows_of_their_own(policy, images):
-    """The slow twin: a copy of the row's cache for each continuation. The decoder that they branch from stays as it is."""
-    suffixes = [policy.suffix(text) for text in PROMPTS[:2]]
-    tokens = torch.arange(20, 44).view(4, 6)  # (steps, 2 rows x 3 continuations)
-    active = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 0], [1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]).bool()
+    """The slow twin: a copy of the row's cache for each branch. The decoder that they branch from stays as it is."""
+    steps = [[0, 0, 0, 1, 2], [0, 1, 1, 3], [0, 1, 2, 2], [2, 3], [0, 0]]  # two thirds of the rows end by and by
 
     def written(shares):
         policy.shares_prefixes = shares
-        one = decoder.Decoder(policy, images[:2]).ask([0, 1], suffixes)
-        branches, found = one.branch(3), []
-        for step, writes in zip(tokens, active, strict=True):
-            branches.feed(step, writes)
+        one = decoder.Decoder(policy, images[:3]).ask([0, 1, 2], [policy.suffix(text) for text in (*PROMPTS, "A dog.")])
+        branches, found = one.branches(), []
+        for number, rows in enumerate(steps):
+            branches.step(torch.tensor(rows), torch.arange(len(rows)) + 20 + number)
             found.append(branches.logits)
-        return torch.stack([*found, *one.branch(3).logits[None]])
+        one.step(torch.tensor([0, 1, 2]), torch.tensor([30, 31, 32]))
+        return torch.cat([*found, one.logits])
 
     with torch.inference_mode():
-        assert isinstance(decoder.Decoder(policy, images[:1]).branch(2), decoder.Branches)
+        assert isinstance(decoder.Decoder(policy, images[:1]).branches(), decoder.Branches)
         torch.testing.assert_close(written(True), written(False), rtol=1e-5, atol=1e-5)
 
 

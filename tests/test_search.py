@@ -64,10 +64,10 @@ def test_sampling_at_a_low_temperature_proposes_the_greedy_sentence(policy, imag
 def test_groups_avoid_what_earlier_groups_chose():
     logps = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(3, 1)
     everyone = torch.ones(3, dtype=torch.bool)
-    assert _diverse(logps, everyone, nodes=1, groups=3, penalty=3.0).tolist() == [0, 1, 2]
-    assert _diverse(logps, everyone, nodes=1, groups=3, penalty=0.0).tolist() == [0, 0, 0]
+    assert _diverse(logps, everyone, groups=3, penalty=3.0).tolist() == [0, 1, 2]
+    assert _diverse(logps, everyone, groups=3, penalty=0.0).tolist() == [0, 0, 0]
     # a group that has ended takes nothing from the others
-    assert _diverse(logps, torch.tensor([False, True, True]), nodes=1, groups=3, penalty=3.0)[1:].tolist() == [0, 1]
+    assert _diverse(logps, torch.tensor([False, True, True]), groups=3, penalty=3.0)[1:].tolist() == [0, 1]
 
 
 def test_sentences_end_at_full_stops_and_rewards_are_eq_4(policy, images):
