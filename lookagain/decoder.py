@@ -74,9 +74,8 @@ class Decoder:
         self.mask = torch.zeros(len(images), 0, dtype=torch.long, device=policy.device)  # (rows, cached tokens)
         self.next = torch.zeros(len(images), 1, dtype=torch.long, device=policy.device)  # (rows, 1), each row's next position
         self.logits = torch.empty(0)  # (rows, vocabulary), of each row's next token
-        self._extend(prefixes.ids, prefixes.features, prefixes.positions)
-        if head:
-            self._extend([head] * len(images))
+        positions = [_counted_on(place, len(head)) for place in prefixes.positions]
+        self._extend([[*ids, *head] for ids in prefixes.ids], prefixes.features, positions)
 
     def twin(self) -> Decoder:
         """A decoder of its own with the same rows, whose caches are shared until either takes up tokens."""
@@ -156,6 +155,13 @@ class Decoder:
             logits_to_keep=1,
         )
         return output.logits[:, -1].float()
+
+
+def _counted_on(positions: Tensor, more: int) -> Tensor:
+    """Positions (axes, length) and those of `more` tokens behind them."""
+    first = positions.max() + 1 if positions.numel() else 0
+    behind = torch.arange(more, device=positions.device) + first
+    return torch.cat([positions, behind.expand(len(positions), -1)], -1)
 
 
 class Branches:
