@@ -148,10 +148,10 @@ def sentence_search(policy: Policy, images: list[Image.Image]) -> dict[str, Any]
 
     floor = None
     if hardware := hardware_of(policy):
-        rows = len(images) * kept * SEARCH.candidates
+        nodes = len(images) * kept  # each one's cache is read once for all its candidates
         shape = shape_of(policy)
-        step = (shape.parameters * 2 + rows * shape.image_tokens * shape.cache_bytes(2)) / hardware.bandwidth
-        floor = rows / (SEARCH.max_sentence_tokens * step)
+        step = (shape.parameters * 2 + nodes * shape.image_tokens * shape.cache_bytes(2)) / hardware.bandwidth
+        floor = nodes * SEARCH.candidates / (SEARCH.max_sentence_tokens * step)
     return measured(f"sentence search, {len(images)} images", "candidates/s", once, floor)
 
 
