@@ -3,9 +3,9 @@
 Every live node (a response so far) proposes `candidates` sentences. With proposal `sample` they are drawn from the policy at a
 temperature (the paper's section 3.2.1); with `group_beam` they come from group beam search (its appendix and the released
 code): groups of one beam each, which choose their tokens in turn, each taking a penalty off the tokens that earlier groups
-chose at the same step (Hamming diversity). The image is prefilled once; a node's cache branches into its candidates and lives
-on in those that are kept; token ids are kept too and never tokenised again. Trees of several images grow in lockstep, as rows
-of one batch.
+chose at the same step (Hamming diversity). The image is prefilled once; a node's cache serves all its candidates, and lives on
+in those that are kept with their sentences' token ids, which are never tokenised again. Trees of several images grow in
+lockstep, as rows of one batch.
 
 As in the paper: sentences end at ".", each gets R (Eq. 4), the top and bottom ones by R go on, the responses with the highest
 and lowest cumulative R make the pair. Deviations: equal candidates of a node count once; a response that only ends (EOS at
