@@ -4,6 +4,7 @@ import zlib
 import pytest
 import torch
 
+from lookagain.decoder import Branches
 from lookagain.errors import UserError
 from lookagain.generation import Request
 from lookagain.params import SearchSettings
@@ -59,6 +60,14 @@ def test_sampling_at_a_low_temperature_proposes_the_greedy_sentence(policy, imag
     cold = trees_of(policy, images, dataclasses.replace(SAMPLE, temperature=1e-4))
     greedy = trees_of(policy, images, dataclasses.replace(SETTINGS, diversity_penalty=0.0))
     assert found(cold) == found(greedy)
+
+
+def test_candidates_that_wrote_the_same_so_far_are_one_branch(policy, images, monkeypatch):
+    sizes = []
+    step = Branches.step
+    monkeypatch.setattr(Branches, "step", lambda self, rows, tokens: sizes.append(len(tokens)) or step(self, rows, tokens))
+    trees_of(policy, images[:2], dataclasses.replace(SAMPLE, temperature=1e-4, max_sentences=1))
+    assert max(sizes) == 2  # five candidates of each of two nodes
 
 
 def test_groups_avoid_what_earlier_groups_chose():
