@@ -1,5 +1,9 @@
 """Shares of attention: by hand against whole maps, and what is made of them over images."""
 
+import json
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,7 @@ from lookagain.params import Loading
 from lookagain.policy import PolicyError, load_policy
 
 PROMPT = "the image shows"
+STAGE = runpy.run_path(str(Path(__file__).parents[1] / "stages/measure_attention.py"))
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +92,23 @@ def test_summary_by_hand():
 def test_a_bin_that_few_descriptions_reach_is_left_out():
     own = {"base": [*shares(0.2, 0.4, bins=1), *shares(0.6, bins=3)]}
     assert summary(own, own, 50, 0)["base"]["positions"]["own"] == [[pytest.approx(40), pytest.approx(11.547, abs=1e-3)]]
+
+
+def test_texts_are_of_images_that_all_models_describe_and_have_ids_of_their_own(tmp_path):
+    def write(model, responses):
+        lines = [
+            {"id": image, "image_id": image, "benchmark": benchmark, "prompt": PROMPT, "response": response}
+            for image, response in responses.items()
+            for benchmark in ("chair", "chair_sampled")
+        ]
+        (tmp_path / f"{model}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return STAGE["descriptions"](tmp_path / f"{model}.jsonl", model)
+
+    found = STAGE["drawn"](
+        {"base": write("base", {"1": "a dog", "2": "a cat"}), "seva": write("seva", {"1": "a dog", "2": " "})}, 0
+    )
+    assert {model: [(one.image_id, one.response) for one in texts] for model, texts in found.items()} == {
+        "base": [("1", "a dog")],
+        "seva": [("1", "a dog")],
+    }
+    assert found["base"][0].id != found["seva"][0].id  # batches are kept by their items' ids

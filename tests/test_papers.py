@@ -54,7 +54,7 @@ def test_files_are_well_formed_and_their_metrics_exist(name):
     }
     read = table(name)
     for column in [*read.columns, *read.world_columns]:
-        for key in tables.metric_keys(column):
+        for key in [key for row in read.rows for key in tables.metric_keys(tables.column_of(row, column))]:
             benchmark, _, rest = key.removesuffix("_vs_base").partition("/")
             if benchmark in known:
                 assert rest in known[benchmark], key
@@ -418,3 +418,66 @@ def test_the_page_shows_the_tables(repository, tmp_path):
     assert "<code>lookagain grid csr-9</code>" in text  # of the rows that are not measured
     assert "n/a [1]: evaluate.benchmarks does not name mme" in text
     assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text
+
+
+# Figures of files, and folders to which several stages write.
+
+
+def cached(folder, content, ending):
+    """Put a content into DVC's cache; returns its hash."""
+    digest = md5(content) + ending
+    path = folder / experiments.CACHE / digest[:2] / digest[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return digest
+
+
+def add_stage(folder, name, deps, outs):
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    pairs = {"deps": deps, "outs": outs}
+    lock["stages"][name] = {
+        kind: [{"path": path, "md5": digest} for path, digest in found.items()] for kind, found in pairs.items()
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+def test_a_figure_of_a_file_needs_an_experiment_that_wrote_it(repository):
+    raw = world_params(csr__iterations=3)
+    assert cell(fill("csr-fig-6", raw, repository), "CSR", "image").reason == "not run: lookagain grid csr-fig-6"
+    shares = {
+        "own/image": {"value": 31.7, "se": 0.2, "low": 31.3, "high": 32.1},
+        "own/prompt": {"value": None, "reason": "none"},
+    }
+    content = json.dumps(
+        {"models": {"csr-3": {"figures": shares}, "base": {"figures": {"own/image": {"value": 29.0}}}}}
+    ).encode()
+    (repository / "data").mkdir()
+    (repository / "data/attention.json").write_bytes(content)
+    add_stage(repository, "measure_attention", {"models/csr-3": "c" * 32 + ".dir"}, {"data/attention.json": md5(content)})
+    filled = fill("csr-fig-6", raw, repository)
+    found = cell(filled, "CSR", "image")
+    assert (found.value, found.low, found.gain) == (31.7, 31.3, pytest.approx(2.7))
+    assert cell(filled, "CSR", "rest of the prompt").reason == "none"
+    assert cell(filled, "CSR", "response so far").reason == "data/attention.json has no own/response"
+    assert cell(filled, "self-rewarding", "image").reason == "not run: lookagain grid csr-fig-6"
+    lines = [line for line in csv.DictReader(io.StringIO(render.to_csv(filled))) if line["row"] == "CSR"]
+    assert lines[0]["metric"] == "data/attention.json: models/csr-3/figures/own/image"
+
+
+def test_a_rows_section_names_its_benchmark(repository):
+    columns = table("stic-fig-8").columns
+    (row,) = [one for one in table("stic-fig-8").rows if one.label == "ChartQA"]
+    assert [tables.column_of(row, one).at for one in columns] == [["overlap", "chartqa"], None]
+    assert tables.metric_keys(tables.column_of(row, columns[1])) == ["chartqa/all/accuracy_vs_base"]
+
+
+def test_a_folder_of_several_stages_files_is_followed_file_by_file(repository):
+    listing = json.dumps([{"relpath": "seva.json", "md5": "1" * 32}, {"relpath": "old.json", "md5": "2" * 32}]).encode()
+    folder = cached(repository, listing, ".dir")
+    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva.json": "1" * 32})
+    add_stage(repository, "measure_attention", {"data/rows": folder}, {"data/attention.json": "3" * 32})
+    chain = experiments.workspace(repository).upstream("data/attention.json")
+    assert {entry.name for entry in chain} == {"measure_attention", "evaluate@seva"}
+    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva.json": "4" * 32})
+    with pytest.raises(experiments.NotMeasured, match=r"read another data/rows/seva\.json than evaluate@seva wrote since"):
+        experiments.workspace(repository).upstream("data/attention.json")

@@ -52,7 +52,10 @@ class RowReader:
                 return {"value": self._log(self._experiment, column.log)}
             if column.pairs is not None:
                 return {"value": self._pair_mean(self._experiment, column.pairs, column.of)}
-            metric = self._metric(column.metric) if column.metric else self._mean(column.mean or [])
+            if column.file is not None:
+                metric = self._filed(self._experiment, column.file, column.at or [])
+            else:
+                metric = self._metric(column.metric) if column.metric else self._mean(column.mean or [])
             return {"value": metric.value, "se": metric.se, "low": metric.low, "high": metric.high}
         except (NotMeasured, UnknownParam) as error:
             return {"reason": str(error)}
@@ -113,6 +116,18 @@ class RowReader:
             raise NotMeasured(f"{path} has no {key}")
         last = values[-max(1, len(values) // 10) :]
         return sum(last) / len(last)
+
+    def _filed(self, experiment: Experiment, path: str, at: Sequence[str]) -> Metric:
+        """The metric to which keys lead in a JSON file."""
+        place: Any = json.loads(experiment.read(path))
+        for key in at:
+            if not isinstance(place, Mapping) or key not in place:
+                raise NotMeasured(f"{path} has no {key}")
+            place = place[key]
+        metric = from_dict(Metric, place)
+        if metric.value is None:
+            raise NotMeasured(metric.reason or "null")
+        return metric
 
     def _pair_mean(self, experiment: Experiment, side: str, of: str) -> float:
         """The mean over all chosen, or the first rejected, responses: of their reward, relevance or log-prob."""

@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lookagain.papers.cells import OWN, Cell, Filled, FilledRow
-from lookagain.papers.tables import Column
+from lookagain.papers.tables import Column, column_of
 from lookagain.records import atomic_write
 
 ARROWS = {"up": " ↑", "down": " ↓", None: ""}
@@ -217,8 +217,9 @@ def to_csv(filled: Filled) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_HEAD)
-    for row in filled.rows:
+    for row, written in zip(filled.rows, filled.table.rows, strict=True):
         for column, cell in zip(filled.columns, row.cells, strict=True):
+            source = _source(column_of(written, column))
             benchmark = "world" if filled.world and cell.value is not None and column.param is None else "official"
             numbers = [
                 cell.published,
@@ -231,14 +232,13 @@ def to_csv(filled: Filled) -> str:
                 cell.published_gain,
             ]
             where = _traced(row) if cell.value is not None else [""] * TRACED
-            writer.writerow(
-                [filled.table.name, row.label, column.title, benchmark, _source(column), *numbers, cell.reason, *where]
-            )
+            writer.writerow([filled.table.name, row.label, column.title, benchmark, source, *numbers, cell.reason, *where])
     return buffer.getvalue()
 
 
 def _source(column: Column) -> str:
-    return column.metric or ("mean" if column.mean else column.param or column.log or column.pairs or "")
+    filed = ": ".join([column.file, "/".join(column.at or [])]) if column.file else ""
+    return column.metric or ("mean" if column.mean else column.param or column.log or column.pairs or filed)
 
 
 def _traced(row: FilledRow) -> list[str]:

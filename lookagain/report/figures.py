@@ -1,4 +1,4 @@
-"""The report's figures: CSR over its iterations, hallucination against recall, training curves, scores of pairs.
+"""The report's figures: CSR over its iterations, hallucination against recall, training curves, pairs, images, attention.
 
 Colours are Okabe and Ito's, told apart with any colour vision; shapes differ too. Each figure is a PNG and an SVG whose bytes
 depend on the numbers alone (no date, fixed ids). Backgrounds are clear and the ink has one colour, so that a page can set both.
@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lookagain.records import RecordError, atomic_write
-from lookagain.report import distributions
+from lookagain.report import attention, distributions
 from lookagain.report.tables import BASE, Metrics, control_key, label
 
 INK = "#24292f"  # text and axes; a page replaces it in the SVG
@@ -42,7 +42,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lookagain",
     "savefig.dpi": 160,
 }
-FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "overlap")  # each a .png and a .svg
+FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "attention", "overlap")  # each a .png and a .svg
 SAMPLED = "T = 1"
 
 
@@ -50,13 +50,14 @@ def write(
     metrics: Mapping[str, Metrics | None],
     logs: Mapping[str, list[dict]],
     scores: Mapping[str, distributions.Scores],
+    looked: Mapping[str, Any],
     overlap: Mapping[str, Any],
     folder: Path | str,
 ) -> None:
     """Write every figure of `FIGURES` as PNG and SVG; one without data says so.
 
     `logs` are those of `read_logs`, `scores` and `overlap` those of `distributions.read_scores` and
-    `read_overlap`.
+    `read_overlap`, `looked` what `attention.read` found.
     """
     known = {model: figures for model, figures in metrics.items() if figures is not None}
     makers: dict[str, Callable[[], Figure]] = {
@@ -64,6 +65,7 @@ def write(
         "tradeoff": lambda: tradeoff(known),
         "training": lambda: training(logs),
         "pairs": lambda: distributions.draw(scores),
+        "attention": lambda: attention.draw(looked, _look),
         "overlap": lambda: distributions.draw_overlap(overlap),
     }
     folder = Path(folder)

@@ -42,6 +42,9 @@ CAPTIONS = {
     "preferred; faint: single steps. STIC's second stage is supervised: it has a loss of another kind, and no margin.",
     "pairs": "Chosen and rejected responses: relevance to their image (CSR's Figure 5; 100 times the cosine, mean over sentences) "
     "and log-probability under the policy that the training starts from (CSR's Figure 8). Lines: median and quartiles.",
+    "attention": "Of all attention (mean over heads) that a description's tokens are written with, the part on the image (CSR's "
+    "Figure 6). Where descriptions get shorter, fewer tokens stand behind the image, and its part grows by itself: hollow marks "
+    "are of the same text for all. Bars are standard errors over images, on the right 95% intervals.",
     "overlap": "Unlabeled images that self-training uses, and those of the benchmarks (STIC's Figures 8 and 14). Overlap: how "
     "often one of an image's ten nearest is an unlabeled one, 100% as in a random mixture; bars are standard errors. Scenes are "
     "the images of POPE and CHAIR.",
