@@ -309,6 +309,7 @@ def test_in_the_world_nothing_is_passed_off_as_official(repository):
     assert "the small world's own benchmarks" in text
     rows = list(csv.DictReader(io.StringIO(render.to_csv(filled))))
     assert {row["benchmark"] for row in rows if row["value"]} == {"world"}
+    assert {row["benchmark"] for row in rows if row["column"] == "recall T=1"} == {"world"}  # also where it is not measured
 
 
 def test_gains_in_the_world(repository):
@@ -334,8 +335,9 @@ def test_means(repository):
     assert average.value == pytest.approx((87 + 80 + 90) / 3)
     assert average.se == pytest.approx((1 + 2 + 1) / 3)
     with_mme = world_params(evaluate__benchmarks=["mme"])
-    found = cell(fill("csr-2", with_mme, repository), "CSR", "average")
-    assert found.reason == "reports/metrics/csr-3.json has no mme/all/cognition"
+    # The world's MME has questions of perception alone: 1600 / 16 joins the mean, cognition does not empty it.
+    assert cell(fill("csr-2", with_mme, repository), "CSR", "average").value == pytest.approx((100 + 87 + 80 + 90) / 4)
+    assert cell(fill("csr-9", with_mme, repository), "λ = 0.9", "MME-C").reason == "the world's mme has no such part"
 
 
 def official_params():
@@ -358,6 +360,8 @@ def test_at_scale_the_difference_is_shown(tmp_path):
     assert thirteen.missing
     assert thirteen.overrides["policy.hub.id"] == "llava-hf/llava-1.5-13b-hf"
     text = render.to_latex(filled)
+    assert r"\texttt{difference} is ours" in text and "`" not in text
+    assert text.count(r"{\footnotesize") == text.count(r"\par}")  # what follows the table keeps its size
     assert r"\toprule" in text
     assert "difference" in text
     assert r"CHAIR\_S $\downarrow$" in text
@@ -481,3 +485,10 @@ def test_a_folder_of_several_stages_files_is_followed_file_by_file(repository):
     add_stage(repository, "evaluate@seva", {}, {"data/rows/seva.json": "4" * 32})
     with pytest.raises(experiments.NotMeasured, match=r"read another data/rows/seva\.json than evaluate@seva wrote since"):
         experiments.workspace(repository).upstream("data/attention.json")
+
+
+def test_signs_and_latex():
+    column = tables.Column("gain", metric="chair/chair_s")
+    assert [render._number(value, column) for value in (-1.25, -0.04, 0.0, 3.0)] == ["−1.2", "0.0", "0.0", "3.0"]
+    assert render._number(-5e-7, tables.Column("rate", param="lambda", digits=8)) == "−5e-07"
+    assert render.latex('a_b < "c" `d_e`') == r"a\_b $<$ ''c'' \texttt{d\_e}"

@@ -75,9 +75,19 @@ class RowReader:
             if metric.value is None:
                 raise NotMeasured(metric.reason or "null")
             return metric
-        if key.partition("/")[0] in ALWAYS or any(one.startswith(f"{key.partition('/')[0]}/") for one in self._metrics):
-            raise NotMeasured(f"reports/metrics/{self._row.model}.json has no {key}")
+        if self._lacks(key):
+            raise NotMeasured(
+                f"the world's {key.partition('/')[0]} has no such part"
+                if self._world
+                else f"reports/metrics/{self._row.model}.json has no {key}"
+            )
         raise NotMeasured(self._unasked(key) or self.command)
+
+    def _lacks(self, key: str) -> bool:
+        """Whether a benchmark was asked and has no such figure, so that another run would not have it either."""
+        benchmark = key.partition("/")[0]
+        asked = benchmark in ALWAYS or any(one.startswith(f"{benchmark}/") for one in self._metrics)
+        return asked and key not in self._metrics
 
     def _check_asked(self, column: Column) -> None:
         """Raise NotMeasured if a run with these params would not measure a column."""
@@ -98,7 +108,8 @@ class RowReader:
     def _mean(self, parts: Sequence[Part]) -> Metric:
         """The mean of parts. In the world, of those that it has and that are asked: `_check_asked` saw that there are some."""
         if self._world:
-            parts = [part for part in parts if not any(self._unasked(key) for key in part_keys(part))]
+            had = [part for part in parts if not any(self._unasked(key) or self._lacks(key) for key in part_keys(part))]
+            parts = had or parts  # none: the first says why
         figures = [self._part(part) for part in parts]
         errors = [figure.se for figure in figures if figure.se is not None]
         error = sum(errors) / len(errors) if len(errors) == len(figures) else None

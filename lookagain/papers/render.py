@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +108,8 @@ def head(filled: Filled, column: Column) -> str:
 def _number(value: float | None, column: Column) -> str:
     if value is None:
         return ""
-    if column.digits > 4:  # learning rates and the like
-        return f"{value:.3g}"
-    return f"{value:.{column.digits}f}"
+    written = f"{abs(value):.3g}" if column.digits > 4 else f"{abs(value):.{column.digits}f}"  # learning rates and the like
+    return f"−{written}" if value < 0 and float(written) else written
 
 
 def _signed(value: float | None, column: Column) -> str:
@@ -220,7 +220,8 @@ def to_csv(filled: Filled) -> str:
     for row, written in zip(filled.rows, filled.table.rows, strict=True):
         for column, cell in zip(filled.columns, row.cells, strict=True):
             source = _source(column_of(written, column))
-            benchmark = "world" if filled.world and cell.value is not None and column.param is None else "official"
+            own = cell.value is not None or cell.unpublished == OWN
+            benchmark = "world" if filled.world and own and column.param is None else "official"
             numbers = [
                 cell.published,
                 cell.value,
@@ -249,18 +250,23 @@ def _traced(row: FilledRow) -> list[str]:
     return [made.experiment, made.model, made.revision, made.params_hash, overrides, made.data_hash, " ".join(made.changed)]
 
 
-LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "λ": r"$\lambda$",
-    "α": r"$\alpha$",
-}
+LATEX = (
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {letter: f"${letter}$" for letter in "<>|"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        '"': "''",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "–": "--",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "λ": r"$\lambda$",
+        "α": r"$\alpha$",
+    }
+)
 
 
 def to_latex(filled: Filled) -> str:
@@ -272,13 +278,14 @@ def to_latex(filled: Filled) -> str:
             made.append(r"\addlinespace")
         made.append(" & ".join(latex(text) for text in (line.label, line.kind, *line.texts)) + r" \\")
     made += [r"\bottomrule", r"\end{tabular}"]
-    footnotes = "\n\n".join(rf"\noindent\footnotesize {latex(note)}" for note in notes(filled))
+    footnotes = "\n".join(rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(filled))
     return "\n".join([f"% {title(filled)}; needs the package booktabs", *made, "", footnotes, ""])
 
 
 def latex(text: str) -> str:
-    """Text with LaTeX's own characters escaped."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """Text with LaTeX's own characters escaped, and what stands between backticks as code."""
+    plain = "".join(LATEX.get(letter, letter) for letter in text)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", plain)
 
 
 def render(filled: Filled, form: str) -> str:
