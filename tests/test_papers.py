@@ -360,7 +360,8 @@ def test_at_scale_the_difference_is_shown(tmp_path):
     assert thirteen.missing
     assert thirteen.overrides["policy.hub.id"] == "llava-hf/llava-1.5-13b-hf"
     text = render.to_latex(filled)
-    assert r"\texttt{difference} is ours" in text and "`" not in text
+    assert r"\texttt{difference} is ours" in text
+    assert "`" not in text
     assert text.count(r"{\footnotesize") == text.count(r"\par}")  # what follows the table keeps its size
     assert r"\toprule" in text
     assert "difference" in text
