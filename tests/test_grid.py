@@ -81,8 +81,8 @@ def test_command():
         "policy.note": "two words",
     }
     command = grid.command(grid.Run("csr-9-1", overrides, []), raw)
-    assert command[:8] == [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", "csr-9-1"]
-    assert command[9::2] == [
+    assert command[:9] == [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", "csr-9-1"]
+    assert command[10::2] == [
         "lambda=1e-07",
         "+evaluate.models.base-dar={policy: base, dar: true}",
         "policy.hub.id=llava-hf/llava-1.5-13b-hf",
@@ -113,7 +113,11 @@ def test_a_grid_runs_what_is_missing_and_survives_a_failure(look, tmp_path):
     params.write_text(params.read_text() + "# an edit that must stay\n")
     before, raw, told = params.read_text(), read_raw(params), []
 
-    outcomes = grid.run_grid(look, raw, jobs=2, tell=told.append, root=tmp_path)
+    # Another `dvc` holds the lock for longer than DVC waits unasked: 3 s.
+    hold = "import time, zc.lockfile; held = zc.lockfile.LockFile('.dvc/tmp/lock'); print(flush=True); time.sleep(7)"
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=tmp_path, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        outcomes = grid.run_grid(look, raw, jobs=2, tell=told.append, root=tmp_path)
 
     assert [(outcome.run.rows[0], outcome.error) for outcome in outcomes] == [
         ("one tenth", None),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lookagain.papers.cells import Filled, overridden
+from lookagain.papers.reading import NOT_RUN
 
 LOGS = ".resume/grid"
 
@@ -67,11 +68,14 @@ def run_name(table: str, wanted: Mapping[str, Any]) -> str:
 
 
 def command(run: Run, raw: Mapping[str, Any]) -> list[str]:
-    """The `dvc exp run` of one run; `+` adds a name to a section of free names."""
+    """The `dvc exp run` of one run; `+` adds a name to a section of free names.
+
+    It waits for DVC's lock: two that start together, or one beside a `dvc` of the user, would give up after three seconds.
+    """
     changes = []
     for key, value in run.overrides.items():
         changes += ["-S", f"{'' if _known(raw, key) else '+'}{key}={_written(value)}"]
-    return [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", run.name, *changes]
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", run.name, *changes]
 
 
 def _known(raw: Any, key: str) -> bool:
@@ -118,7 +122,13 @@ def with_failures(filled: Filled, outcomes: Sequence[Outcome]) -> Filled:
     """The table with the reasons of runs that failed in the cells that wanted them."""
     errors = {row: f"failed: {one.error} ({one.log})" for one in outcomes if one.error for row in one.run.rows}
     rows = [
-        replace(row, cells=[replace(cell, reason=errors[row.label]) if cell.reason else cell for cell in row.cells])
+        replace(
+            row,
+            cells=[
+                replace(cell, reason=errors[row.label]) if (cell.reason or "").startswith(NOT_RUN) else cell
+                for cell in row.cells
+            ],
+        )
         if row.missing and row.label in errors
         else row
         for row in filled.rows

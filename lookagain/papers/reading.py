@@ -15,6 +15,8 @@ from lookagain.papers.tables import ALWAYS, Column, PaperTable, Part, Row, metri
 from lookagain.params import WORLD_BENCHMARKS
 from lookagain.records import Metric, from_dict
 
+NOT_RUN = "not run:"  # how the reason begins of what a run would measure
+
 
 class UnknownParam(UserError):
     """An override of a key that params.yaml does not have."""
@@ -33,7 +35,7 @@ class RowReader:
     ):
         self._row, self._wanted, self._world = row, wanted, world
         self._experiment = experiment
-        self.command = f"not run: lookagain grid {table.name}"  # the reason of what a grid would measure
+        self.command = f"{NOT_RUN} lookagain grid {table.name}"  # the reason of what a grid would measure
         self._metrics: dict[str, Any] = {}
         if self._experiment:
             self._metrics = json.loads(self._experiment.read(f"reports/metrics/{row.model}.json"))

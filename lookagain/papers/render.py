@@ -176,14 +176,19 @@ def _parts(filled: Filled, width: int) -> list[list[int]]:
     """The columns' places in groups that fit the terminal."""
     made = lines(filled)
     room = width - min(LABEL_WIDTH, max(len(line.label) for line in made)) - max(len(line.kind) for line in made) - 2
+    heads = [head(filled, column) for column in filled.columns]
+    return in_parts([max(len(title), *(len(line.texts[place]) for line in made)) for place, title in enumerate(heads)], room)
+
+
+def in_parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns' places in groups that fit into `room` characters, with two between columns; a wider one stands alone."""
     parts: list[list[int]] = []
     used = room + 1
-    for place, column in enumerate(filled.columns):
-        wide = 2 + max(len(head(filled, column)), *(len(line.texts[place]) for line in made))
-        if used + wide > room:
+    for place, width in enumerate(widths):
+        if used + 2 + width > room:
             parts, used = [*parts, []], 0
         parts[-1].append(place)
-        used += wide
+        used += 2 + width
     return parts
 
 

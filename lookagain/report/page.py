@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 
 from lookagain.papers import render as paper_render
 from lookagain.papers.cells import Filled
+from lookagain.papers.reading import NOT_RUN
 from lookagain.report import tables
 from lookagain.report.examples import Example, PairExample
 from lookagain.report.markup import cell, data_uri, details, drawing, items, row, table, text
@@ -212,7 +213,7 @@ def _missing(content: Content) -> str:
 def _not_run(filled: Filled) -> str:
     """What a table lacks: the command that measures it, and the reasons that no run would mend; nothing where it is whole."""
     ours = [entry for entry in filled.rows if entry.model is not None]
-    reasons = [reason for reason in filled.reasons if not reason.startswith("not run:")]
+    reasons = [reason for reason in filled.reasons if not reason.startswith(NOT_RUN)]
     runs = f"<p><code>lookagain grid {text(filled.table.name)}</code></p>" if any(entry.missing for entry in ours) else ""
     if not runs and not reasons:
         return ""
