@@ -3,6 +3,7 @@
 import fcntl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -119,11 +120,11 @@ def test_a_grid_runs_what_is_missing_and_survives_a_failure(look, tmp_path):
         other.stdout.readline()
         outcomes = grid.run_grid(look, raw, jobs=2, tell=told.append, root=tmp_path)
 
-    assert [(outcome.run.rows[0], outcome.error) for outcome in outcomes] == [
-        ("one tenth", None),
-        ("one fails", "lambda 0.2 is refused"),
-        ("as it is", None),
-    ]
+    assert {outcome.run.rows[0]: outcome.error for outcome in outcomes} == {
+        "one tenth": None,
+        "one fails": "lambda 0.2 is refused",
+        "as it is": None,
+    }
     filled = grid.with_failures(look(), outcomes)
     assert [row.cells[0].value for row in filled.rows] == [pytest.approx(90), pytest.approx(10), pytest.approx(10), None]
     assert filled.rows[3].cells[0].reason.startswith("failed: lambda 0.2 is refused (")
@@ -157,3 +158,21 @@ def test_a_copy_of_the_repository_reads_its_raw_data(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", ".")
     share_raw_data()
     assert not Path("data/raw").is_symlink()
+
+
+def test_what_comes_next_does_not_wait_for_a_slow_one(look, tmp_path, monkeypatch):
+    """Of three runs two at a time, the third starts when the quick one has ended; a run that measures nothing is tried once."""
+    released, started = threading.Event(), []
+
+    def run_one(run, raw, root, wanted):
+        started.append(run.rows[0])
+        if run.rows[0] == "one tenth":
+            assert released.wait(10)
+        elif len(started) == 3:
+            released.set()
+        return grid.Outcome(run, 0.0, None, tmp_path / "log")
+
+    monkeypatch.setattr(grid, "run_one", run_one)
+    outcomes = grid.run_grid(look, read_raw(tmp_path / "params.yaml"), jobs=2, tell=lambda _: None, root=tmp_path)
+    assert sorted(started) == ["as it is", "one fails", "one tenth"]
+    assert outcomes[-1].run.rows[0] == "one tenth"

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -104,18 +104,32 @@ def run_grid(
     tell: Callable[[str], None] = print,
     root: Path | str = ".",
 ) -> list[Outcome]:
-    """Run what a table misses. `look` fills the table anew: it is asked before every run, as one may measure another's rows."""
+    """Run what a table misses, `jobs` at a time, each as soon as there is room for it.
+
+    `look` fills the table anew: it is asked before every run, as one may measure another's rows.
+    """
+
+    def start(run: Run) -> Outcome:
+        return run_one(run, raw, root, lambda: _is_missing(run, look(), raw))
+
     outcomes: list[Outcome] = []
+    running: dict[Future[Outcome], Run] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        while todo := _left(missing_runs(look(), raw), outcomes)[:jobs]:
-            for run in todo:
+        while True:
+            tried = {run.name for run in running.values()} | {outcome.run.name for outcome in outcomes}
+            left = [run for run in missing_runs(look(), raw) if run.name not in tried]
+            for run in left[: jobs - len(running)]:
                 changes = ", ".join(f"{key}={value}" for key, value in run.overrides.items()) or "params.yaml as it is"
                 tell(f"{run.name}: {changes} (for {', '.join(run.rows)}); its output: {LOGS}/{run.name}.log")
-            for outcome in pool.map(lambda run: run_one(run, raw, root, lambda: _is_missing(run, look(), raw)), todo):
+                running[pool.submit(start, run)] = run
+            if not running:
+                return outcomes
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                outcome = future.result()
                 ended = f"failed: {outcome.error}" if outcome.error else "done"
                 tell(f"{outcome.run.name}: {ended} after {outcome.seconds:.0f} s")
                 outcomes.append(outcome)
-    return outcomes
 
 
 def with_failures(filled: Filled, outcomes: Sequence[Outcome]) -> Filled:
@@ -134,12 +148,6 @@ def with_failures(filled: Filled, outcomes: Sequence[Outcome]) -> Filled:
         for row in filled.rows
     ]
     return replace(filled, rows=rows)
-
-
-def _left(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[Run]:
-    """Runs that were not tried yet."""
-    tried = {outcome.run.name for outcome in outcomes}
-    return [run for run in runs if run.name not in tried]
 
 
 def _is_missing(run: Run, filled: Filled, raw: Mapping[str, Any]) -> bool:

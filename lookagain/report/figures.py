@@ -245,7 +245,7 @@ def training(logs: Mapping[str, list[dict]]) -> Figure:
     """Loss, reward margin and reward accuracy over optimiser steps, a line for each trained model."""
     figure, axes = plt.subplots(1, len(CURVES), figsize=(12, 3.4), layout="constrained")
     for axis, (title, names) in zip(axes, CURVES, strict=True):
-        drawn = [_curve(axis, model, log, names, number) for number, (model, log) in enumerate(logs.items())]
+        drawn = [_curve(axis, model, log, names) for model, log in logs.items()]
         axis.set_title(title)
         axis.set_xlabel("optimiser step")
         if not any(drawn):
@@ -259,13 +259,14 @@ def training(logs: Mapping[str, list[dict]]) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, model: str, log: Sequence[Mapping], names: Sequence[str], number: int) -> bool:
+def _curve(axis: Axes, model: str, log: Sequence[Mapping], names: Sequence[str]) -> bool:
     """One model's curve of the first of `names` that its log has; False if it has none."""
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry and "step" in entry]
         if points:
-            colour = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, INK)[number % 6]
-            style = ("-", "--", "-.")[number // 6 % 3]
+            colour, style = _look(model)[0], "-"
+            if model.startswith("csr-"):
+                style = ("-", "--", "-.", ":")[(int(model[4:]) - 1) % 4]
             steps, values = zip(*points, strict=True)
             axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.18)
             axis.plot(
