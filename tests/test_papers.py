@@ -493,3 +493,9 @@ def test_signs_and_latex():
     assert [render._number(value, column) for value in (-1.25, -0.04, 0.0, 3.0)] == ["−1.2", "0.0", "0.0", "3.0"]
     assert render._number(-5e-7, tables.Column("rate", param="lambda", digits=8)) == "−5e-07"
     assert render.latex('a_b < "c" `d_e`') == r"a\_b $<$ ''c'' \texttt{d\_e}"
+
+
+def test_columns_in_parts():
+    assert render.in_parts([10, 10, 10], 24) == [[0, 1], [2]]  # two spaces before each
+    assert render.in_parts([30, 3], 20) == [[0], [1]]
+    assert render.in_parts([], 20) == []

@@ -261,6 +261,9 @@ def test_the_written_forms_agree(metrics, tmp_path):
     assert f"{metrics['csr-3']['chair/chair_s'].value:.1f} ± " in (tmp_path / "results.md").read_text()
 
 
+FIGURE = re.compile(r"\d+\.\d+ ± \d+\.\d+\**")
+
+
 def test_the_terminal_shows_the_last_table_in_80_columns(metrics, tmp_path):
     tables.write(tables.build(metrics), tmp_path)
     console = Console(width=80, file=io.StringIO(), color_system=None)
@@ -270,6 +273,11 @@ def test_the_terminal_shows_the_last_table_in_80_columns(metrics, tmp_path):
     assert "…" not in text
     first = next(line for line in text.splitlines() if line.startswith("CSR 3"))
     assert f"{metrics['csr-3']['pope/random/accuracy'].value:.1f} ± " in first
+    narrow = Console(width=44, file=io.StringIO(), color_system=None)
+    tables.print_results(tmp_path / "results.json", narrow)
+    wide, parts = ([line for line in out.splitlines() if line.startswith("CSR 3")] for out in (text, narrow.file.getvalue()))
+    assert len(parts) > len(wide)  # columns that do not fit stand below, with no figure broken in two
+    assert sorted(FIGURE.findall(" ".join(parts))) == sorted(FIGURE.findall(" ".join(wide)))
     with pytest.raises(RecordError, match="dvc repro"):
         tables.print_results(tmp_path / "none.json")
 
@@ -345,6 +353,10 @@ def test_marks_are_the_mentions_that_chair_counts(text):
     found = examples.spans(text)
     assert [category for _, _, category in found] == chair.mentions(text)
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(found))
+
+
+def test_notes_are_escaped_and_their_code_is_code():
+    assert markup.items(["run `a & b` <c>"], "note") == '<ul class="note"><li>run <code>a &amp; b</code> &lt;c&gt;</li></ul>'
 
 
 def test_absent_objects_are_marked_and_text_is_escaped():

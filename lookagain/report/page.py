@@ -194,7 +194,8 @@ def _paper(filled: Filled, drawn: Path) -> str:
         if line.label:
             groups.append([])
         kind = "main" if line.kind in ("ours", "world") else "control" if line.kind in paper_render.QUIET else ""
-        groups[-1].append(row(line.label, [cell(line.kind, "kind"), *map(cell, line.texts)], kind))
+        cells = [cell(one, "missing" if one.startswith("n/a") else "") for one in line.texts]
+        groups[-1].append(row(line.label, [cell(line.kind, "kind"), *cells], kind))
     heads = ["", "", *(paper_render.head(filled, column) for column in filled.columns)]
     path = drawn / f"{filled.table.name}.svg"
     picture = drawing(path, paper_render.title(filled), titled=True) if path.is_file() else ""
