@@ -121,7 +121,8 @@ def test_reward_loads_through_open_clip(world, tmp_path):
     reward.save_reward(clip, tokenizer, tmp_path)
     loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     loaded.eval()
-    texts = ["The image shows a beach.", "In the top left there is a traffic light and a dog."]
+    long = "In the top left there is a traffic light and a dog."
+    texts = ["The image shows a beach.", long, "In the top there is a cat.", "A beach with a dog.", f"{long} {long}", "A cat."]
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(texts)
     assert torch.equal(tokens, reward.tokenize(tokenizer, texts))
     assert (tokens[0] == tokenizer.eos_token_id).sum() == 1

@@ -103,19 +103,14 @@ def answered(asked: Asked, rng: np.random.Generator) -> Turn:
 
 def open_question(scene: Scene, rng: np.random.Generator) -> Turn:
     """A question about a place, its contents, the setting or a number."""
-    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), _number)
+    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), lookups.number)
     asked = kinds[rng.choice(len(kinds), p=(0.35, 0.25, 0.15, 0.25))](scene, rng)
     return answered(asked or lookups.place(scene), rng)
 
 
-def _number(scene: Scene, rng: np.random.Generator) -> Asked | None:
-    return lookups.number(scene, rng) if lookups.worth_counting(scene, rng) else None
-
-
 def pair_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
     """Yes/no questions of different kinds: about the sign, a number, a position, the setting or a relation."""
-    kinds = [lookups.sign_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair]
-    kinds += [lookups.count_pair] if lookups.worth_counting(scene, rng) else []
+    kinds = (lookups.sign_pair, lookups.count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
     pairs = [kinds[place](scene, rng) for place in rng.permutation(len(kinds))]
     return [yes_no(pair, rng) for pair in pairs if pair][:count]
 
@@ -125,7 +120,7 @@ def choice(scene: Scene, rng: np.random.Generator) -> Turn:
     kinds = (
         lookups.existence_choice,
         lookups.place_choice,
-        lambda scene, rng: lookups.number_choice(scene, rng) if lookups.worth_counting(scene, rng) else None,
+        lookups.number_choice,
         lookups.scene_choice,
         lambda scene, rng: lookups.negation_captions(scene, rng, rng.random() < 0.5),
     )

@@ -43,7 +43,6 @@ VALUE = "What is the value of the {} bar?"
 BAR = "Which bar has the value {}?"
 BAR_COUNT = "How many bars are in the chart?"
 SOMETIMES = 0.3  # share of the kinds of lookup that are learned soon
-ONE_EACH = 0.15  # share of scenes without two of a kind that are asked for a number: so half of the answers in training are two
 OPPOSITE = {
     "to the left of": "to the right of",
     "to the right of": "to the left of",
@@ -82,11 +81,6 @@ def alone(scene: Scene) -> dict[str, int]:
 def count_of(scene: Scene, name: str) -> int:
     """How many objects of a category a scene shows: none, one or two."""
     return sum(thing.name == name for thing in scene.things)
-
-
-def worth_counting(scene: Scene, rng: np.random.Generator) -> bool:
-    """Whether training asks for a number: seven scenes in eight show one of each category, and would teach to say one, unseen."""
-    return any(count_of(scene, name) == 2 for name in scene.names()) or rng.random() < ONE_EACH
 
 
 def counted(scene: Scene, rng: np.random.Generator) -> str:
@@ -150,9 +144,8 @@ def side(scene: Scene, rng: np.random.Generator) -> Asked | None:
 
 def lookups(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     """Short open questions, none of which answers another: the sign's number, each category's place or a place's category, how many
-    of a category there are where that is worth asking, and by chance the type of place."""
-    asked: list[Asked | None] = [sign(scene)]
-    asked += [number(scene, rng)] if worth_counting(scene, rng) else []
+    of a category there are, and by chance the type of place."""
+    asked: list[Asked | None] = [sign(scene), number(scene, rng)]
     asked += [place(scene)] if rng.random() < SOMETIMES else []
     held = single_contents(scene)
     for name, cell in alone(scene).items():

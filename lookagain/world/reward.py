@@ -33,6 +33,7 @@ WIDTH, TEXT_LAYERS, TEXT_HEADS = 128, 2, 4
 POOLER_HEADS = 8
 LEARNING_RATE = 2e-3
 LARGEST_SCALE = 50.0  # of the logits; CLIP's own bound is 100
+LENGTH_GROUPS = 4  # of a batch's texts
 
 
 def model_config(image_size: int, tokenizer: PreTrainedTokenizerFast) -> dict:
@@ -118,12 +119,22 @@ def embed_features(clip: open_clip.CustomTextCLIP, features: Tensor) -> Tensor:
 
 
 def embed_tokens(clip: open_clip.CustomTextCLIP, ids: Tensor) -> Tensor:
-    """Normalised text embeddings of (texts, context length) ids. Padding on the right is cut: no token before it sees it."""
-    text = clip.text
-    length = int((ids != text.pad_id).sum(1).max())
+    """Normalised text embeddings of (texts, context length) ids: texts of about the same length together, their padding cut.
+
+    No token sees the padding on its right, and most texts are a third as long as the longest.
+    """
+    lengths = (ids != clip.text.pad_id).sum(1)
+    order = lengths.argsort()
+    parts = [_embed_cut(clip, ids[rows, : int(lengths[rows].max())]) for rows in order.chunk(LENGTH_GROUPS)]
+    return functional.normalize(torch.cat(parts)[order.argsort()], dim=-1)
+
+
+def _embed_cut(clip: open_clip.CustomTextCLIP, ids: Tensor) -> Tensor:
+    """Text embeddings of ids with less padding than open_clip's context has, (texts, width)."""
+    text, length = clip.text, ids.shape[1]
     mask, text.attn_mask = text.attn_mask, text.attn_mask[:length, :length]
     try:
-        return functional.normalize(text(ids[:, :length]), dim=-1)
+        return text(ids)
     finally:
         text.attn_mask = mask
 
