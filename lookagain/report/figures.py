@@ -25,7 +25,7 @@ from lookagain.report import attention, distributions
 from lookagain.report.tables import BASE, Metrics, control_key, label
 
 INK = "#24292f"  # text and axes; a page replaces it in the SVG
-SKY = "#56b4e9"
+SKY, OLIVE, GREY = "#56b4e9", "#999933", "#8c959f"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -44,6 +44,15 @@ STYLE: dict[Any, Any] = {
 }
 FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "attention", "overlap")  # each a .png and a .svg
 SAMPLED = "T = 1"
+LOOKS = {  # of models; CSR's iterations are vermilion circles, any other model is purple
+    BASE: (INK, "*"),
+    "stic-stage1": (SKY, "v"),
+    "stic": (BLUE, "s"),
+    "stic-dar": (GREEN, "D"),
+    "seva": (ORANGE, "P"),
+    "povid": (OLIVE, "X"),
+    "self-rewarding": (GREY, "^"),
+}
 
 
 def write(
@@ -229,8 +238,7 @@ def _look(model: str) -> tuple[str, str]:
     """Colour and marker by method."""
     if model.startswith("csr-"):
         return VERMILION, "o"
-    known = {BASE: (INK, "*"), "stic-stage1": (SKY, "v"), "stic": (BLUE, "s"), "stic-dar": (GREEN, "D"), "seva": (ORANGE, "P")}
-    return known.get(model, (PURPLE, "P"))
+    return LOOKS.get(model, (PURPLE, "P"))
 
 
 CURVES = (
@@ -238,6 +246,7 @@ CURVES = (
     ("reward margin", ("reward_margin", "rewards/margins")),  # ours, trl's own
     ("share of pairs with chosen preferred", ("reward_accuracy", "rewards/accuracies")),
 )
+STYLES = ("-", "--", "-.", ":")  # of models of one colour
 SMOOTHING = 20  # a curve is the mean over this fraction of its steps; single steps are noisy
 
 
@@ -245,7 +254,8 @@ def training(logs: Mapping[str, list[dict]]) -> Figure:
     """Loss, reward margin and reward accuracy over optimiser steps, a line for each trained model."""
     figure, axes = plt.subplots(1, len(CURVES), figsize=(12, 3.4), layout="constrained")
     for axis, (title, names) in zip(axes, CURVES, strict=True):
-        drawn = [_curve(axis, model, log, names) for model, log in logs.items()]
+        others = [model for model in logs if model not in LOOKS and not model.startswith("csr-")]
+        drawn = [_curve(axis, model, log, names, others) for model, log in logs.items()]
         axis.set_title(title)
         axis.set_xlabel("optimiser step")
         if not any(drawn):
@@ -259,14 +269,16 @@ def training(logs: Mapping[str, list[dict]]) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, model: str, log: Sequence[Mapping], names: Sequence[str]) -> bool:
-    """One model's curve of the first of `names` that its log has; False if it has none."""
+def _curve(axis: Axes, model: str, log: Sequence[Mapping], names: Sequence[str], others: Sequence[str]) -> bool:
+    """One model's curve of the first of `names` that its log has; False if it has none. `others` have no look of their own."""
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry and "step" in entry]
         if points:
             colour, style = _look(model)[0], "-"
             if model.startswith("csr-"):
-                style = ("-", "--", "-.", ":")[(int(model[4:]) - 1) % 4]
+                style = STYLES[(int(model[4:]) - 1) % len(STYLES)]
+            elif model not in LOOKS:
+                style = STYLES[others.index(model) % len(STYLES)]
             steps, values = zip(*points, strict=True)
             axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.18)
             axis.plot(
