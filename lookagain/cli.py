@@ -305,7 +305,7 @@ def sync() -> None:
     """Bring MLflow up to date: stages not sent yet, and experiments that DVC restored from its cache."""
     from lookagain import tracking
 
-    print(f"{tracking.sync()} recorded experiments sent, {tracking.sync_experiments()} added from DVC")
+    print(f"{tracking.sync()} recorded experiments are in the store, {tracking.sync_experiments()} added from DVC")
 
 
 @app.command()

@@ -161,6 +161,7 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
         *_csr(params, planner, assumed),
         *_evaluation(params, planner, assumed),
         Cost("measure_overlap", seconds=15.0),
+        _attention(params, planner, assumed),
         Cost("report", seconds=10.0),
     ]
 
@@ -287,6 +288,16 @@ def _evaluation(params: Params, planner: Planner, assumed: Assumed) -> list[Cost
         told = planner.generation("", texts, texts, prompt, assumed.response, chair.max_new_tokens, planner.batch)
         costs.append(_together(f"evaluate@{name}", [asked, told], planner.start()))
     return costs
+
+
+def _attention(params: Params, planner: Planner, assumed: Assumed) -> Cost:
+    """Each policy that describes by itself is forced along 64 descriptions of its own, and along the base's of the same images."""
+    policies = 1 + params.csr.iterations + sum(not row.dar and row.augment is None for row in params.evaluate.models.values())
+    texts = (2 * policies - 1) * 64
+    tokens = texts * (planner.shape.image_tokens + assumed.prompt + assumed.response)
+    flops = 2 * planner.shape.parameters * tokens + planner.images(policies * 64)
+    seconds = planner.start() + (policies - 1) * planner.weights / 1e9 + planner.work(flops)
+    return Cost("measure_attention", tokens, 0.0, flops, planner.fixed, 0.0, seconds)
 
 
 def _asked(params: Params, name: str) -> int:

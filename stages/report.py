@@ -1,7 +1,8 @@
 """The report: tables, figures and a page from the metrics, and the experiment's row in MLflow.
 
 Run:    python -m lookagain.launch report
-Reads:  reports/metrics/, data/answers/, data/pairs/, data/benchmarks/<evaluate.split>/, data/sample/, models/*/*.json, tables/
+Reads:  reports/metrics/, data/answers/, data/pairs/, data/benchmarks/<evaluate.split>/, data/sample/, data/attention.json,
+        data/overlap.json, models/*/*.json, tables/
 Writes: reports/tables/ (in papers/ the papers' tables beside this run's numbers), reports/figures/ (PNG and SVG, images.png),
         reports/index.html
 """
@@ -16,7 +17,7 @@ from lookagain.papers.experiments import CACHE, workspace
 from lookagain.papers.figures import write_all
 from lookagain.params import flatten, load_params, read_raw
 from lookagain.records import atomic_write
-from lookagain.report import distributions, examples, figures, page, tables
+from lookagain.report import attention, distributions, examples, figures, page, tables
 
 SHOWN = 2  # evaluated models whose descriptions stand between those of the base and of CSR
 
@@ -38,8 +39,8 @@ def main() -> None:
         figures.write_tradeoff(metrics, "reports/tables/tradeoff.csv")
         trained = {**params.methods, **{model: model for model in chain}}  # by the set of pairs
         scores = distributions.read_scores("data/pairs", "models", trained)
-        overlap = distributions.read_overlap("data/overlap.json")
-        figures.write(metrics, figures.read_logs("models", policies), scores, overlap, "reports/figures")
+        looked, overlap = attention.read("data/attention.json"), distributions.read_overlap("data/overlap.json")
+        figures.write(metrics, figures.read_logs("models", policies), scores, looked, overlap, "reports/figures")
         # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
         here = [workspace(cache=runtime.root() / CACHE)]
         papers = write_all(read_raw(), here, "reports/tables/papers", "reports/figures/papers")

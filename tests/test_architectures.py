@@ -15,6 +15,7 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from benchmarks.peers import FreshGrower, generate_one_by_one
 from lookagain import policy as policies
+from lookagain.attention import Text, attention
 from lookagain.generation import Decoding, Request, respond
 from lookagain.params import Loading
 from lookagain.policy import PolicyError, add_adapter, load_policy
@@ -75,6 +76,17 @@ def test_other_dtypes_and_attention_answer_too(folder, images):
 
     assert answers(Loading(attention="eager")) == answers(Loading())
     assert len(answers(Loading("bfloat16"))) == len(images)
+
+
+def test_attention_is_shared_out_whole_whatever_the_batch(folder, images):
+    policy = load_policy(folder, Loading("float32", "eager", False))
+    texts = [Text(str(place), str(place), PROMPT, "a dog on the beach") for place in range(3)]
+    together = attention(policy, texts, lambda image: images[int(image)])
+    for text, shares in zip(texts, together, strict=True):
+        (alone,) = attention(policy, [text], lambda image: images[int(image)])
+        np.testing.assert_allclose(shares["layers"], alone["layers"], atol=1e-5)
+        np.testing.assert_allclose(np.sum(shares["layers"], axis=1), 1, atol=1e-5)
+        assert np.min(shares["layers"]) > 0
 
 
 def test_noise_is_each_images_own(policy, images):

@@ -3,6 +3,7 @@
 import fcntl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,8 @@ def test_command():
         "policy.note": "two words",
     }
     command = grid.command(grid.Run("csr-9-1", overrides, []), raw)
-    assert command[:8] == [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", "csr-9-1"]
-    assert command[9::2] == [
+    assert command[:9] == [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", "csr-9-1"]
+    assert command[10::2] == [
         "lambda=1e-07",
         "+evaluate.models.base-dar={policy: base, dar: true}",
         "policy.hub.id=llava-hf/llava-1.5-13b-hf",
@@ -113,13 +114,17 @@ def test_a_grid_runs_what_is_missing_and_survives_a_failure(look, tmp_path):
     params.write_text(params.read_text() + "# an edit that must stay\n")
     before, raw, told = params.read_text(), read_raw(params), []
 
-    outcomes = grid.run_grid(look, raw, jobs=2, tell=told.append, root=tmp_path)
+    # Another `dvc` holds the lock for longer than DVC waits unasked: 3 s.
+    hold = "import time, zc.lockfile; held = zc.lockfile.LockFile('.dvc/tmp/lock'); print(flush=True); time.sleep(7)"
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=tmp_path, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        outcomes = grid.run_grid(look, raw, jobs=2, tell=told.append, root=tmp_path)
 
-    assert [(outcome.run.rows[0], outcome.error) for outcome in outcomes] == [
-        ("one tenth", None),
-        ("one fails", "lambda 0.2 is refused"),
-        ("as it is", None),
-    ]
+    assert {outcome.run.rows[0]: outcome.error for outcome in outcomes} == {
+        "one tenth": None,
+        "one fails": "lambda 0.2 is refused",
+        "as it is": None,
+    }
     filled = grid.with_failures(look(), outcomes)
     assert [row.cells[0].value for row in filled.rows] == [pytest.approx(90), pytest.approx(10), pytest.approx(10), None]
     assert filled.rows[3].cells[0].reason.startswith("failed: lambda 0.2 is refused (")
@@ -153,3 +158,21 @@ def test_a_copy_of_the_repository_reads_its_raw_data(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", ".")
     share_raw_data()
     assert not Path("data/raw").is_symlink()
+
+
+def test_what_comes_next_does_not_wait_for_a_slow_one(look, tmp_path, monkeypatch):
+    """Of three runs two at a time, the third starts when the quick one has ended; a run that measures nothing is tried once."""
+    released, started = threading.Event(), []
+
+    def run_one(run, raw, root, wanted):
+        started.append(run.rows[0])
+        if run.rows[0] == "one tenth":
+            assert released.wait(120)
+        elif len(started) == 3:
+            released.set()
+        return grid.Outcome(run, 0.0, None, tmp_path / "log")
+
+    monkeypatch.setattr(grid, "run_one", run_one)
+    outcomes = grid.run_grid(look, read_raw(tmp_path / "params.yaml"), jobs=2, tell=lambda _: None, root=tmp_path)
+    assert sorted(started) == ["as it is", "one fails", "one tenth"]
+    assert outcomes[-1].run.rows[0] == "one tenth"

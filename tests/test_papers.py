@@ -54,7 +54,7 @@ def test_files_are_well_formed_and_their_metrics_exist(name):
     }
     read = table(name)
     for column in [*read.columns, *read.world_columns]:
-        for key in tables.metric_keys(column):
+        for key in [key for row in read.rows for key in tables.metric_keys(tables.column_of(row, column))]:
             benchmark, _, rest = key.removesuffix("_vs_base").partition("/")
             if benchmark in known:
                 assert rest in known[benchmark], key
@@ -309,6 +309,7 @@ def test_in_the_world_nothing_is_passed_off_as_official(repository):
     assert "the small world's own benchmarks" in text
     rows = list(csv.DictReader(io.StringIO(render.to_csv(filled))))
     assert {row["benchmark"] for row in rows if row["value"]} == {"world"}
+    assert {row["benchmark"] for row in rows if row["column"] == "recall T=1"} == {"world"}  # also where it is not measured
 
 
 def test_gains_in_the_world(repository):
@@ -334,8 +335,9 @@ def test_means(repository):
     assert average.value == pytest.approx((87 + 80 + 90) / 3)
     assert average.se == pytest.approx((1 + 2 + 1) / 3)
     with_mme = world_params(evaluate__benchmarks=["mme"])
-    found = cell(fill("csr-2", with_mme, repository), "CSR", "average")
-    assert found.reason == "reports/metrics/csr-3.json has no mme/all/cognition"
+    # The world's MME has questions of perception alone: 1600 / 16 joins the mean, cognition does not empty it.
+    assert cell(fill("csr-2", with_mme, repository), "CSR", "average").value == pytest.approx((100 + 87 + 80 + 90) / 4)
+    assert cell(fill("csr-9", with_mme, repository), "λ = 0.9", "MME-C").reason == "the world's mme has no such part"
 
 
 def official_params():
@@ -358,6 +360,9 @@ def test_at_scale_the_difference_is_shown(tmp_path):
     assert thirteen.missing
     assert thirteen.overrides["policy.hub.id"] == "llava-hf/llava-1.5-13b-hf"
     text = render.to_latex(filled)
+    assert r"\texttt{difference} is ours" in text
+    assert "`" not in text
+    assert text.count(r"{\footnotesize") == text.count(r"\par}")  # what follows the table keeps its size
     assert r"\toprule" in text
     assert "difference" in text
     assert r"CHAIR\_S $\downarrow$" in text
@@ -418,3 +423,79 @@ def test_the_page_shows_the_tables(repository, tmp_path):
     assert "<code>lookagain grid csr-9</code>" in text  # of the rows that are not measured
     assert "n/a [1]: evaluate.benchmarks does not name mme" in text
     assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text
+
+
+# Figures of files, and folders to which several stages write.
+
+
+def cached(folder, content, ending):
+    """Put a content into DVC's cache; returns its hash."""
+    digest = md5(content) + ending
+    path = folder / experiments.CACHE / digest[:2] / digest[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return digest
+
+
+def add_stage(folder, name, deps, outs):
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    pairs = {"deps": deps, "outs": outs}
+    lock["stages"][name] = {
+        kind: [{"path": path, "md5": digest} for path, digest in found.items()] for kind, found in pairs.items()
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+def test_a_figure_of_a_file_needs_an_experiment_that_wrote_it(repository):
+    raw = world_params(csr__iterations=3)
+    assert cell(fill("csr-fig-6", raw, repository), "CSR", "image").reason == "not run: lookagain grid csr-fig-6"
+    shares = {
+        "own/image": {"value": 31.7, "se": 0.2, "low": 31.3, "high": 32.1},
+        "own/prompt": {"value": None, "reason": "none"},
+    }
+    content = json.dumps(
+        {"models": {"csr-3": {"figures": shares}, "base": {"figures": {"own/image": {"value": 29.0}}}}}
+    ).encode()
+    (repository / "data").mkdir()
+    (repository / "data/attention.json").write_bytes(content)
+    add_stage(repository, "measure_attention", {"models/csr-3": "c" * 32 + ".dir"}, {"data/attention.json": md5(content)})
+    filled = fill("csr-fig-6", raw, repository)
+    found = cell(filled, "CSR", "image")
+    assert (found.value, found.low, found.gain) == (31.7, 31.3, pytest.approx(2.7))
+    assert cell(filled, "CSR", "rest of the prompt").reason == "none"
+    assert cell(filled, "CSR", "response so far").reason == "data/attention.json has no own/response"
+    assert cell(filled, "self-rewarding", "image").reason == "not run: lookagain grid csr-fig-6"
+    lines = [line for line in csv.DictReader(io.StringIO(render.to_csv(filled))) if line["row"] == "CSR"]
+    assert lines[0]["metric"] == "data/attention.json: models/csr-3/figures/own/image"
+
+
+def test_a_rows_section_names_its_benchmark(repository):
+    columns = table("stic-fig-8").columns
+    (row,) = [one for one in table("stic-fig-8").rows if one.label == "ChartQA"]
+    assert [tables.column_of(row, one).at for one in columns] == [["overlap", "chartqa"], None]
+    assert tables.metric_keys(tables.column_of(row, columns[1])) == ["chartqa/all/accuracy_vs_base"]
+
+
+def test_a_folder_of_several_stages_files_is_followed_file_by_file(repository):
+    listing = json.dumps([{"relpath": "seva.json", "md5": "1" * 32}, {"relpath": "old.json", "md5": "2" * 32}]).encode()
+    folder = cached(repository, listing, ".dir")
+    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva.json": "1" * 32})
+    add_stage(repository, "measure_attention", {"data/rows": folder}, {"data/attention.json": "3" * 32})
+    chain = experiments.workspace(repository).upstream("data/attention.json")
+    assert {entry.name for entry in chain} == {"measure_attention", "evaluate@seva"}
+    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva.json": "4" * 32})
+    with pytest.raises(experiments.NotMeasured, match=r"read another data/rows/seva\.json than evaluate@seva wrote since"):
+        experiments.workspace(repository).upstream("data/attention.json")
+
+
+def test_signs_and_latex():
+    column = tables.Column("gain", metric="chair/chair_s")
+    assert [render._number(value, column) for value in (-1.25, -0.04, 0.0, 3.0)] == ["−1.2", "0.0", "0.0", "3.0"]
+    assert render._number(-5e-7, tables.Column("rate", param="lambda", digits=8)) == "−5e-07"
+    assert render.latex('a_b < "c" `d_e`') == r"a\_b $<$ ''c'' \texttt{d\_e}"
+
+
+def test_columns_in_parts():
+    assert render.in_parts([10, 10, 10], 24) == [[0, 1], [2]]  # two spaces before each
+    assert render.in_parts([30, 3], 20) == [[0], [1]]
+    assert render.in_parts([], 20) == []

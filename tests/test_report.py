@@ -27,7 +27,7 @@ from lookagain.evaluation.scoring import Bootstrap, score_model
 from lookagain.metrics import chair, pope
 from lookagain.pairs import Made, write_pairs
 from lookagain.records import Answer, Metric, Pair, Provenance, RecordError, write_metrics, write_records
-from lookagain.report import compare, distributions, examples, figures, markup, page, tables
+from lookagain.report import attention, compare, distributions, examples, figures, markup, page, tables
 
 OBJECTS = ["dog", "cat", "car", "bus", "apple", "hot dog", "teddy bear", "person", "chair", "cup"]
 # Made-up models: (objects named, chance that a named one is absent, chance that a yes/no answer is wrong)
@@ -261,6 +261,9 @@ def test_the_written_forms_agree(metrics, tmp_path):
     assert f"{metrics['csr-3']['chair/chair_s'].value:.1f} ± " in (tmp_path / "results.md").read_text()
 
 
+FIGURE = re.compile(r"\d+\.\d+ ± \d+\.\d+\**")
+
+
 def test_the_terminal_shows_the_last_table_in_80_columns(metrics, tmp_path):
     tables.write(tables.build(metrics), tmp_path)
     console = Console(width=80, file=io.StringIO(), color_system=None)
@@ -270,6 +273,11 @@ def test_the_terminal_shows_the_last_table_in_80_columns(metrics, tmp_path):
     assert "…" not in text
     first = next(line for line in text.splitlines() if line.startswith("CSR 3"))
     assert f"{metrics['csr-3']['pope/random/accuracy'].value:.1f} ± " in first
+    narrow = Console(width=44, file=io.StringIO(), color_system=None)
+    tables.print_results(tmp_path / "results.json", narrow)
+    wide, parts = ([line for line in out.splitlines() if line.startswith("CSR 3")] for out in (text, narrow.file.getvalue()))
+    assert len(parts) > len(wide)  # columns that do not fit stand below, with no figure broken in two
+    assert sorted(FIGURE.findall(" ".join(parts))) == sorted(FIGURE.findall(" ".join(wide)))
     with pytest.raises(RecordError, match="dvc repro"):
         tables.print_results(tmp_path / "none.json")
 
@@ -278,7 +286,7 @@ def test_figures_are_the_same_bytes_each_time(metrics, workspace, tmp_path):
     logs = figures.read_logs(workspace / "models", list(metrics))
     assert set(logs) == {"stic-stage1", "stic", "csr-1", "csr-2", "csr-3"}
     for folder in ("a", "b"):
-        figures.write(metrics, logs, scores_of(workspace), OVERLAP, tmp_path / folder)
+        figures.write(metrics, logs, scores_of(workspace), ATTENTION, OVERLAP, tmp_path / folder)
     made = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert made == sorted(f"{name}.{kind}" for name in figures.FIGURES for kind in ("png", "svg"))
     for name in made:
@@ -289,6 +297,28 @@ OVERLAP = {
     "overlap": {"scenes": {"value": 90.0, "se": 3.0}, "chartqa": {"value": None, "se": None}},
     "points": {"unlabeled": [[0.0, 1.0], [1.0, 1.0]], "scenes": [[1.0, 0.0]], "chartqa": []},
 }
+
+
+GAP = {"value": 1.0, "low": 0.5, "high": 1.5}
+CURVES = {"layers": {"own": [[30.0, 1.0], [20.0, 1.0]]}, "positions": {"own": [[25.0, 1.0]]}}
+ATTENTION = {
+    "bin": 8,
+    "images": 2,
+    "models": {
+        "base": {"figures": {}, **CURVES},
+        "csr-3": {"figures": {"own/image_vs_base": GAP, "same/image_vs_base": GAP}, **CURVES},
+    },
+}
+
+
+def test_attention_is_read_where_it_was_measured(tmp_path):
+    assert attention.read(tmp_path / "none.json") == {}
+    path = tmp_path / "attention.json"
+    path.write_text(json.dumps(ATTENTION))
+    assert attention.read(path)["models"].keys() == {"base", "csr-3"}
+    path.write_text('{"models": {}}')
+    with pytest.raises(RecordError, match="dvc repro measure_attention"):
+        attention.read(path)
 
 
 def scores_of(workspace):
@@ -304,7 +334,7 @@ def test_scores_of_pairs_are_read_where_they_are(workspace):
 
 def test_figures_are_drawn_without_csr_controls_or_logs(tmp_path):
     measured = {"base": {"chair/chair_s": Metric(30.0), "chair/recall": Metric(70.0)}, "stic": None}
-    figures.write(measured, {}, {}, {}, tmp_path)
+    figures.write(measured, {}, {}, {}, {}, tmp_path)
     assert all((tmp_path / f"{name}.svg").is_file() for name in figures.FIGURES)
 
 
@@ -323,6 +353,10 @@ def test_marks_are_the_mentions_that_chair_counts(text):
     found = examples.spans(text)
     assert [category for _, _, category in found] == chair.mentions(text)
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(found))
+
+
+def test_notes_are_escaped_and_their_code_is_code():
+    assert markup.items(["run `a & b` <c>"], "note") == '<ul class="note"><li>run <code>a &amp; b</code> &lt;c&gt;</li></ul>'
 
 
 def test_absent_objects_are_marked_and_text_is_escaped():
@@ -367,7 +401,7 @@ class Outline(HTMLParser):
 
 def content_of(workspace, metrics, folder):
     logs = figures.read_logs(workspace / "models", list(metrics))
-    figures.write(metrics, logs, scores_of(workspace), OVERLAP, folder)
+    figures.write(metrics, logs, scores_of(workspace), ATTENTION, OVERLAP, folder)
     shown = ["base", "stic", "csr-3"]
     return page.Content(
         metrics=metrics,

@@ -58,6 +58,7 @@ def test_open_questions():
         ("How many dogs are there in the image?", "1"),
         ("How many cars are there in the image?", "1"),
     }
+    assert lookups.total(SCENE) == ("How many objects are there in the image?", "4")
     assert lookups.place(SCENE).answer == "park at night"
     assert lookups.sign(SCENE) == ("What number is on the sign?", "3")
 
@@ -119,8 +120,8 @@ def test_letters_name_the_right_option():
 @pytest.mark.parametrize("seed", range(5))
 def test_packed_lookups_answer_none_of_each_other(seed):
     told = [turn.response.rstrip(".").lower() for turn in lookups.lookups(SCENE, np.random.default_rng(seed))]
-    assert told[0] == "3"  # the sign
-    assert set(told[1:-2]) <= {"park at night", "1", "2"}
+    assert told[:2] == ["3", "4"]  # the sign, and how many objects there are
+    assert set(told[2:-2]) <= {"park at night"}
     assert len({*told} & {"dog", "top left"}) == len({*told} & {"car", "bottom right"}) == 1
     bars = lookups.chart_lookups(CHART, np.random.default_rng(seed))
     assert sorted(turn.response in ("Red.", "1.") for turn in bars) == [False, False, True]

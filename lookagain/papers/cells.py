@@ -26,7 +26,7 @@ from lookagain.papers.experiments import (
     recorded_params,
 )
 from lookagain.papers.reading import RowReader, UnknownParam
-from lookagain.papers.tables import Column, PaperTable, Row
+from lookagain.papers.tables import Column, PaperTable, Row, column_of
 from lookagain.params import Params, ParamsError, check_params
 
 OWN = "the world's own column"
@@ -177,7 +177,8 @@ def _fill_row(
     if chosen.reason is not None or chosen.wanted is None or row.model is None:
         cells = [replace(cell, reason=column.reason or chosen.reason) for cell, column in zip(blank, columns, strict=True)]
         return FilledRow(chosen.label, row.model, chosen.overrides, cells)
-    match = _match(row, chosen.wanted, found)
+    columns = [column_of(row, column) for column in columns]
+    match = _match(row, columns, chosen.wanted, found)
     reader = RowReader(table, row, chosen.wanted, match[0] if match else None, world)
     cells = [replace(cell, **reader.figure(column)) for cell, column in zip(blank, columns, strict=True)]
     if not world:
@@ -195,15 +196,18 @@ def _published(table: PaperTable, row: Row, place: int) -> Cell:
     return Cell(value, None if value is not None else table.unpublished)
 
 
-def _match(row: Row, wanted: Mapping[str, Any], found: Sequence[Experiment]) -> tuple[Experiment, list[Entry]] | None:
-    """The experiment that measured a row's model with these params, and made its pairs where columns want them.
+def _match(
+    row: Row, columns: Sequence[Column], wanted: Mapping[str, Any], found: Sequence[Experiment]
+) -> tuple[Experiment, list[Entry]] | None:
+    """The experiment that measured a row's model with these params, and made its pairs and what other files columns want.
 
     Of several, the one whose params asked most benchmarks, then the first.
     """
+    files = dict.fromkeys(column.file for column in columns if column.file)
+    paths = [f"reports/metrics/{row.model}.json", *([f"data/pairs/{row.pairs}"] if row.pairs else []), *files]
     matches = []
     for experiment in found:
         try:
-            paths = [f"reports/metrics/{row.model}.json", *([f"data/pairs/{row.pairs}"] if row.pairs else [])]
             chains = [experiment.upstream(path) for path in paths]
             if all(first_difference(chain, wanted) is None for chain in chains):
                 asked = {key.partition("/")[0] for key in json.loads(experiment.read(paths[0]))}
@@ -242,12 +246,18 @@ def _with_gains(table: PaperTable, columns: Sequence[Column], rows: list[FilledR
         else replace(
             row,
             cells=[
-                _gain(cell, base) if (column.metric or column.mean) and not (column.metric or "").endswith("_vs_base") else cell
+                _gain(cell, base) if _gains(column) else cell
                 for cell, base, column in zip(row.cells, first[policy].cells, columns, strict=True)
             ],
         )
         for policy, row in zip(policies, rows, strict=True)
     ]
+
+
+def _gains(column: Column) -> bool:
+    """Whether a column's figures can be set against the first row's: those of models that are no comparison with it themselves."""
+    of_model = column.metric or column.mean or (column.at and "{model}" in column.at)
+    return bool(of_model) and not (column.metric or "").endswith("_vs_base")
 
 
 def _gain(cell: Cell, base: Cell) -> Cell:

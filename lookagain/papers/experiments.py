@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,13 +76,23 @@ class Experiment:
         while queue:
             entry = queue.pop()
             chain[entry.name] = entry
-            for dep, digest in entry.deps.items():
-                writer = self.entries.get(dep)
-                if writer and writer.outs[dep] != digest:
+            for dep, digest in self._read_by(entry):
+                writer = self.entries[dep]
+                if writer.outs[dep] != digest:
                     raise NotMeasured(f"{self.name}: {entry.name} read another {dep} than {writer.name} wrote since")
-                if writer and writer.name not in chain:
+                if writer.name not in chain:
                     queue.append(writer)
         return list(chain.values())
+
+    def _read_by(self, entry: Entry) -> Iterator[tuple[str, str]]:
+        """What a stage read of what others wrote, with its hashes; of a folder to which several wrote, each one's file."""
+        for dep, digest in entry.deps.items():
+            if dep in self.entries:
+                yield dep, digest
+            elif digest.endswith(".dir") and any(out.startswith(f"{dep}/") for out in self.entries):
+                for listed in json.loads(self._cached(digest) or b"[]"):
+                    if (out := f"{dep}/{listed['relpath']}") in self.entries:
+                        yield out, listed["md5"]
 
     def read(self, path: str) -> bytes:
         """A file that a stage wrote, or one inside a folder that it wrote. Raises NotMeasured if no copy has the recorded hash."""

@@ -23,7 +23,7 @@ from lookagain.papers.cells import Cell, Filled, fill
 from lookagain.papers.experiments import Experiment
 from lookagain.papers.render import head, title
 from lookagain.papers.tables import names, read
-from lookagain.report.figures import BLUE, STYLE, VERMILION
+from lookagain.report.figures import BLUE, STYLE, VERMILION, save
 
 ACROSS = 4  # panels side by side
 WIDTH = 96  # characters of the title
@@ -36,11 +36,7 @@ def write(filled: Filled, folder: Path | str) -> bool:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
-        figure = draw(filled)
-        name = filled.table.name
-        figure.savefig(folder / f"{name}.png", facecolor="white", metadata={"Software": None})
-        figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None, "Creator": None})
-        plt.close(figure)
+        save(draw(filled), folder / filled.table.name)
     return True
 
 

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from lookagain.papers.cells import Filled, overridden
+from lookagain.papers.reading import NOT_RUN
 
 LOGS = ".resume/grid"
 
@@ -67,11 +68,14 @@ def run_name(table: str, wanted: Mapping[str, Any]) -> str:
 
 
 def command(run: Run, raw: Mapping[str, Any]) -> list[str]:
-    """The `dvc exp run` of one run; `+` adds a name to a section of free names."""
+    """The `dvc exp run` of one run; `+` adds a name to a section of free names.
+
+    It waits for DVC's lock: two that start together, or one beside a `dvc` of the user, would give up after three seconds.
+    """
     changes = []
     for key, value in run.overrides.items():
         changes += ["-S", f"{'' if _known(raw, key) else '+'}{key}={_written(value)}"]
-    return [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", run.name, *changes]
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", run.name, *changes]
 
 
 def _known(raw: Any, key: str) -> bool:
@@ -100,36 +104,50 @@ def run_grid(
     tell: Callable[[str], None] = print,
     root: Path | str = ".",
 ) -> list[Outcome]:
-    """Run what a table misses. `look` fills the table anew: it is asked before every run, as one may measure another's rows."""
+    """Run what a table misses, `jobs` at a time, each as soon as there is room for it.
+
+    `look` fills the table anew: it is asked before every run, as one may measure another's rows.
+    """
+
+    def start(run: Run) -> Outcome:
+        return run_one(run, raw, root, lambda: _is_missing(run, look(), raw))
+
     outcomes: list[Outcome] = []
+    running: dict[Future[Outcome], Run] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        while todo := _left(missing_runs(look(), raw), outcomes)[:jobs]:
-            for run in todo:
+        while True:
+            tried = {run.name for run in running.values()} | {outcome.run.name for outcome in outcomes}
+            left = [run for run in missing_runs(look(), raw) if run.name not in tried]
+            for run in left[: jobs - len(running)]:
                 changes = ", ".join(f"{key}={value}" for key, value in run.overrides.items()) or "params.yaml as it is"
                 tell(f"{run.name}: {changes} (for {', '.join(run.rows)}); its output: {LOGS}/{run.name}.log")
-            for outcome in pool.map(lambda run: run_one(run, raw, root, lambda: _is_missing(run, look(), raw)), todo):
+                running[pool.submit(start, run)] = run
+            if not running:
+                return outcomes
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                outcome = future.result()
                 ended = f"failed: {outcome.error}" if outcome.error else "done"
                 tell(f"{outcome.run.name}: {ended} after {outcome.seconds:.0f} s")
                 outcomes.append(outcome)
-    return outcomes
 
 
 def with_failures(filled: Filled, outcomes: Sequence[Outcome]) -> Filled:
     """The table with the reasons of runs that failed in the cells that wanted them."""
     errors = {row: f"failed: {one.error} ({one.log})" for one in outcomes if one.error for row in one.run.rows}
     rows = [
-        replace(row, cells=[replace(cell, reason=errors[row.label]) if cell.reason else cell for cell in row.cells])
+        replace(
+            row,
+            cells=[
+                replace(cell, reason=errors[row.label]) if (cell.reason or "").startswith(NOT_RUN) else cell
+                for cell in row.cells
+            ],
+        )
         if row.missing and row.label in errors
         else row
         for row in filled.rows
     ]
     return replace(filled, rows=rows)
-
-
-def _left(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[Run]:
-    """Runs that were not tried yet."""
-    tried = {outcome.run.name for outcome in outcomes}
-    return [run for run in runs if run.name not in tried]
 
 
 def _is_missing(run: Run, filled: Filled, raw: Mapping[str, Any]) -> bool:

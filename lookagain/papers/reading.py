@@ -15,6 +15,8 @@ from lookagain.papers.tables import ALWAYS, Column, PaperTable, Part, Row, metri
 from lookagain.params import WORLD_BENCHMARKS
 from lookagain.records import Metric, from_dict
 
+NOT_RUN = "not run:"  # how the reason begins of what a run would measure
+
 
 class UnknownParam(UserError):
     """An override of a key that params.yaml does not have."""
@@ -33,7 +35,7 @@ class RowReader:
     ):
         self._row, self._wanted, self._world = row, wanted, world
         self._experiment = experiment
-        self.command = f"not run: lookagain grid {table.name}"  # the reason of what a grid would measure
+        self.command = f"{NOT_RUN} lookagain grid {table.name}"  # the reason of what a grid would measure
         self._metrics: dict[str, Any] = {}
         if self._experiment:
             self._metrics = json.loads(self._experiment.read(f"reports/metrics/{row.model}.json"))
@@ -52,7 +54,10 @@ class RowReader:
                 return {"value": self._log(self._experiment, column.log)}
             if column.pairs is not None:
                 return {"value": self._pair_mean(self._experiment, column.pairs, column.of)}
-            metric = self._metric(column.metric) if column.metric else self._mean(column.mean or [])
+            if column.file is not None:
+                metric = self._filed(self._experiment, column.file, column.at or [])
+            else:
+                metric = self._metric(column.metric) if column.metric else self._mean(column.mean or [])
             return {"value": metric.value, "se": metric.se, "low": metric.low, "high": metric.high}
         except (NotMeasured, UnknownParam) as error:
             return {"reason": str(error)}
@@ -72,9 +77,19 @@ class RowReader:
             if metric.value is None:
                 raise NotMeasured(metric.reason or "null")
             return metric
-        if key.partition("/")[0] in ALWAYS or any(one.startswith(f"{key.partition('/')[0]}/") for one in self._metrics):
-            raise NotMeasured(f"reports/metrics/{self._row.model}.json has no {key}")
+        if self._lacks(key):
+            raise NotMeasured(
+                f"the world's {key.partition('/')[0]} has no such part"
+                if self._world
+                else f"reports/metrics/{self._row.model}.json has no {key}"
+            )
         raise NotMeasured(self._unasked(key) or self.command)
+
+    def _lacks(self, key: str) -> bool:
+        """Whether a benchmark was asked and has no such figure, so that another run would not have it either."""
+        benchmark = key.partition("/")[0]
+        asked = benchmark in ALWAYS or any(one.startswith(f"{benchmark}/") for one in self._metrics)
+        return asked and key not in self._metrics
 
     def _check_asked(self, column: Column) -> None:
         """Raise NotMeasured if a run with these params would not measure a column."""
@@ -95,7 +110,8 @@ class RowReader:
     def _mean(self, parts: Sequence[Part]) -> Metric:
         """The mean of parts. In the world, of those that it has and that are asked: `_check_asked` saw that there are some."""
         if self._world:
-            parts = [part for part in parts if not any(self._unasked(key) for key in part_keys(part))]
+            had = [part for part in parts if not any(self._unasked(key) or self._lacks(key) for key in part_keys(part))]
+            parts = had or parts  # none: the first says why
         figures = [self._part(part) for part in parts]
         errors = [figure.se for figure in figures if figure.se is not None]
         error = sum(errors) / len(errors) if len(errors) == len(figures) else None
@@ -113,6 +129,18 @@ class RowReader:
             raise NotMeasured(f"{path} has no {key}")
         last = values[-max(1, len(values) // 10) :]
         return sum(last) / len(last)
+
+    def _filed(self, experiment: Experiment, path: str, at: Sequence[str]) -> Metric:
+        """The metric to which keys lead in a JSON file."""
+        place: Any = json.loads(experiment.read(path))
+        for key in at:
+            if not isinstance(place, Mapping) or key not in place:
+                raise NotMeasured(f"{path} has no {key}")
+            place = place[key]
+        metric = from_dict(Metric, place)
+        if metric.value is None:
+            raise NotMeasured(metric.reason or "null")
+        return metric
 
     def _pair_mean(self, experiment: Experiment, side: str, of: str) -> float:
         """The mean over all chosen, or the first rejected, responses: of their reward, relevance or log-prob."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lookagain.papers.cells import OWN, Cell, Filled, FilledRow
-from lookagain.papers.tables import Column
+from lookagain.papers.tables import Column, column_of
 from lookagain.records import atomic_write
 
 ARROWS = {"up": " ↑", "down": " ↓", None: ""}
@@ -107,9 +108,8 @@ def head(filled: Filled, column: Column) -> str:
 def _number(value: float | None, column: Column) -> str:
     if value is None:
         return ""
-    if column.digits > 4:  # learning rates and the like
-        return f"{value:.3g}"
-    return f"{value:.{column.digits}f}"
+    written = f"{abs(value):.3g}" if column.digits > 4 else f"{abs(value):.{column.digits}f}"  # learning rates and the like
+    return f"−{written}" if value < 0 and float(written) else written
 
 
 def _signed(value: float | None, column: Column) -> str:
@@ -176,14 +176,19 @@ def _parts(filled: Filled, width: int) -> list[list[int]]:
     """The columns' places in groups that fit the terminal."""
     made = lines(filled)
     room = width - min(LABEL_WIDTH, max(len(line.label) for line in made)) - max(len(line.kind) for line in made) - 2
+    heads = [head(filled, column) for column in filled.columns]
+    return in_parts([max(len(title), *(len(line.texts[place]) for line in made)) for place, title in enumerate(heads)], room)
+
+
+def in_parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns' places in groups that fit into `room` characters, with two between columns; a wider one stands alone."""
     parts: list[list[int]] = []
     used = room + 1
-    for place, column in enumerate(filled.columns):
-        wide = 2 + max(len(head(filled, column)), *(len(line.texts[place]) for line in made))
-        if used + wide > room:
+    for place, width in enumerate(widths):
+        if used + 2 + width > room:
             parts, used = [*parts, []], 0
         parts[-1].append(place)
-        used += wide
+        used += 2 + width
     return parts
 
 
@@ -217,9 +222,11 @@ def to_csv(filled: Filled) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_HEAD)
-    for row in filled.rows:
+    for row, written in zip(filled.rows, filled.table.rows, strict=True):
         for column, cell in zip(filled.columns, row.cells, strict=True):
-            benchmark = "world" if filled.world and cell.value is not None and column.param is None else "official"
+            source = _source(column_of(written, column))
+            own = cell.value is not None or cell.unpublished == OWN
+            benchmark = "world" if filled.world and own and column.param is None else "official"
             numbers = [
                 cell.published,
                 cell.value,
@@ -231,14 +238,13 @@ def to_csv(filled: Filled) -> str:
                 cell.published_gain,
             ]
             where = _traced(row) if cell.value is not None else [""] * TRACED
-            writer.writerow(
-                [filled.table.name, row.label, column.title, benchmark, _source(column), *numbers, cell.reason, *where]
-            )
+            writer.writerow([filled.table.name, row.label, column.title, benchmark, source, *numbers, cell.reason, *where])
     return buffer.getvalue()
 
 
 def _source(column: Column) -> str:
-    return column.metric or ("mean" if column.mean else column.param or column.log or column.pairs or "")
+    filed = ": ".join([column.file, "/".join(column.at or [])]) if column.file else ""
+    return column.metric or ("mean" if column.mean else column.param or column.log or column.pairs or filed)
 
 
 def _traced(row: FilledRow) -> list[str]:
@@ -249,18 +255,23 @@ def _traced(row: FilledRow) -> list[str]:
     return [made.experiment, made.model, made.revision, made.params_hash, overrides, made.data_hash, " ".join(made.changed)]
 
 
-LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "λ": r"$\lambda$",
-    "α": r"$\alpha$",
-}
+LATEX = (
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {letter: f"${letter}$" for letter in "<>|"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        '"': "''",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "–": "--",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "λ": r"$\lambda$",
+        "α": r"$\alpha$",
+    }
+)
 
 
 def to_latex(filled: Filled) -> str:
@@ -272,13 +283,14 @@ def to_latex(filled: Filled) -> str:
             made.append(r"\addlinespace")
         made.append(" & ".join(latex(text) for text in (line.label, line.kind, *line.texts)) + r" \\")
     made += [r"\bottomrule", r"\end{tabular}"]
-    footnotes = "\n\n".join(rf"\noindent\footnotesize {latex(note)}" for note in notes(filled))
+    footnotes = "\n".join(rf"{{\footnotesize\noindent {latex(note)}\par}}" for note in notes(filled))
     return "\n".join([f"% {title(filled)}; needs the package booktabs", *made, "", footnotes, ""])
 
 
 def latex(text: str) -> str:
-    """Text with LaTeX's own characters escaped."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """Text with LaTeX's own characters escaped, and what stands between backticks as code."""
+    plain = "".join(LATEX.get(letter, letter) for letter in text)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", plain)
 
 
 def render(filled: Filled, form: str) -> str:

@@ -1,15 +1,16 @@
 """The papers' tables and figures as files: tables/<name>.yaml holds rows, columns and published numbers, and no number of ours.
 
 A row names the model whose figures it reads and the params that define it, as dotted overrides of params.yaml; a column names a
-figure of reports/metrics/<model>.json, a mean of several, a param, or a file of the pipeline. Where a thing does not exist here,
-the row or column gives the reason. `world` replaces a row's label and params in the small world, whose numbers are smaller.
+figure of reports/metrics/<model>.json, a mean of several, a param, or a file of the pipeline; `{model}` and `{section}` in it stand
+for the row's. Where a thing does not exist here, the row or column gives the reason. `world` replaces a row's label and params in
+the small world, whose numbers are smaller.
 """
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Column:
-    """A column; exactly one of `metric`, `mean`, `param`, `log`, `pairs` and `reason` says where our figures come from."""
+    """A column; exactly one of `metric`, `mean`, `param`, `log`, `pairs`, `file` and `reason` says where our figures come from."""
 
     title: str
     metric: str | None = None  # a key of reports/metrics/<model>.json
@@ -60,6 +61,8 @@ class Column:
     log: str | None = None  # a key of models/<model>/training_log.json: its mean over the last tenth
     pairs: str | None = None  # chosen | rejected: a mean over that side of data/pairs/<row's pairs>/
     of: str = "reward"  # of the pairs: reward | relevance | logp (which models/<model>/reference_logps.json holds)
+    file: str | None = None  # a JSON file of the pipeline that holds a Metric, to which `at` leads
+    at: list[str] | None = None  # keys, one inside the other
     reason: str | None = None  # why we have no such figure
     better: str | None = None  # up | down
     digits: int = 1
@@ -84,7 +87,7 @@ class Row:
     published: list[float | None]
     params: dict[str, Any]  # dotted overrides of params.yaml
     policy: str | None = None  # of the table's policies; the first is the default, and what the world's small policy stands for
-    section: str | None = None  # of params.yaml, for columns of params
+    section: str | None = None  # of params.yaml, for columns of params; else what the row calls a benchmark
     pairs: str | None = None  # the pair source, for columns of pairs
     reason: str | None = None
     world: World | None = None
@@ -126,14 +129,28 @@ def _problems(table: PaperTable) -> Iterator[str]:
     if repeated := sorted({label for label in labels if labels.count(label) > 1}):
         yield f"several rows are called {', '.join(repeated)}"
     for column in [*table.columns, *table.world_columns]:
-        given = (column.metric, column.mean, column.param, column.log, column.pairs, column.reason)
+        given = (column.metric, column.mean, column.param, column.log, column.pairs, column.file, column.reason)
         if sum(value is not None for value in given) != 1 or column.better not in (None, "up", "down"):
-            yield f"column {column.title!r} must have one of metric, mean, param, log, pairs, reason; better is up or down"
+            yield f"column {column.title!r} must have one of metric, mean, param, log, pairs, file, reason; better is up or down"
+        if (column.file is None) != (column.at is None):
+            yield f"column {column.title!r} must have both a file and where `at` in it, or neither"
         if column.pairs not in (None, "chosen", "rejected") or column.of not in ("reward", "relevance", "logp"):
             yield f"column {column.title!r}: pairs = {column.pairs!r} of {column.of!r}, allowed: chosen, rejected of reward, ..."
-        for key in metric_keys(column):
+        for key in dict.fromkeys(key for row in table.rows for key in metric_keys(column_of(row, column))):
             if key.partition("/")[0] not in BENCHMARKS or key.count("/") != (1 if key.startswith("chair") else 2):
                 yield f"column {column.title!r}: {key!r} is no key <benchmark>/<split>/<metric> of a metrics file"
+
+
+def column_of(row: Row, column: Column) -> Column:
+    """A column as it is for a row: with the row's names in `metric` and `at`."""
+    if column.metric is None and column.at is None:
+        return column
+
+    def named(text: str) -> str:
+        return text.replace("{model}", str(row.model)).replace("{section}", str(row.section))
+
+    metric, at = column.metric and named(column.metric), column.at and [named(key) for key in column.at]
+    return replace(column, metric=metric, at=at)
 
 
 def metric_keys(column: Column) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report's figures: CSR over its iterations, hallucination against recall, training curves, scores of pairs.
+"""The report's figures: CSR over its iterations, hallucination against recall, training curves, pairs, images, attention.
 
 Colours are Okabe and Ito's, told apart with any colour vision; shapes differ too. Each figure is a PNG and an SVG whose bytes
 depend on the numbers alone (no date, fixed ids). Backgrounds are clear and the ink has one colour, so that a page can set both.
@@ -21,11 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lookagain.records import RecordError, atomic_write
-from lookagain.report import distributions
+from lookagain.report import attention, distributions
 from lookagain.report.tables import BASE, Metrics, control_key, label
 
 INK = "#24292f"  # text and axes; a page replaces it in the SVG
-SKY = "#56b4e9"
+SKY, OLIVE, GREY = "#56b4e9", "#999933", "#8c959f"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -42,21 +42,31 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lookagain",
     "savefig.dpi": 160,
 }
-FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "overlap")  # each a .png and a .svg
+FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "attention", "overlap")  # each a .png and a .svg
 SAMPLED = "T = 1"
+LOOKS = {  # of models; CSR's iterations are vermilion circles, any other model is purple
+    BASE: (INK, "*"),
+    "stic-stage1": (SKY, "v"),
+    "stic": (BLUE, "s"),
+    "stic-dar": (GREEN, "D"),
+    "seva": (ORANGE, "P"),
+    "povid": (OLIVE, "X"),
+    "self-rewarding": (GREY, "^"),
+}
 
 
 def write(
     metrics: Mapping[str, Metrics | None],
     logs: Mapping[str, list[dict]],
     scores: Mapping[str, distributions.Scores],
+    looked: Mapping[str, Any],
     overlap: Mapping[str, Any],
     folder: Path | str,
 ) -> None:
     """Write every figure of `FIGURES` as PNG and SVG; one without data says so.
 
     `logs` are those of `read_logs`, `scores` and `overlap` those of `distributions.read_scores` and
-    `read_overlap`.
+    `read_overlap`, `looked` what `attention.read` found.
     """
     known = {model: figures for model, figures in metrics.items() if figures is not None}
     makers: dict[str, Callable[[], Figure]] = {
@@ -64,16 +74,22 @@ def write(
         "tradeoff": lambda: tradeoff(known),
         "training": lambda: training(logs),
         "pairs": lambda: distributions.draw(scores),
+        "attention": lambda: attention.draw(looked, _look),
         "overlap": lambda: distributions.draw_overlap(overlap),
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
         for name in FIGURES:
-            figure = makers[name]()
-            figure.savefig(folder / f"{name}.png", facecolor="white", metadata={"Software": None})
-            figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None, "Creator": None})
-            plt.close(figure)
+            save(makers[name](), folder / name)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write <path>.png and <path>.svg, and close the figure. The second takes the first's layout, half of a drawing's work."""
+    figure.savefig(path.with_name(f"{path.name}.png"), facecolor="white", metadata={"Software": None})
+    figure.set_layout_engine("none")
+    figure.savefig(path.with_name(f"{path.name}.svg"), transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
 
 
 def read_logs(folder: Path | str, models: Sequence[str]) -> dict[str, list[dict]]:
@@ -222,8 +238,7 @@ def _look(model: str) -> tuple[str, str]:
     """Colour and marker by method."""
     if model.startswith("csr-"):
         return VERMILION, "o"
-    known = {BASE: (INK, "*"), "stic-stage1": (SKY, "v"), "stic": (BLUE, "s"), "stic-dar": (GREEN, "D"), "seva": (ORANGE, "P")}
-    return known.get(model, (PURPLE, "P"))
+    return LOOKS.get(model, (PURPLE, "P"))
 
 
 CURVES = (
@@ -231,6 +246,7 @@ CURVES = (
     ("reward margin", ("reward_margin", "rewards/margins")),  # ours, trl's own
     ("share of pairs with chosen preferred", ("reward_accuracy", "rewards/accuracies")),
 )
+STYLES = ("-", "--", "-.", ":")  # of models of one colour
 SMOOTHING = 20  # a curve is the mean over this fraction of its steps; single steps are noisy
 
 
@@ -238,7 +254,8 @@ def training(logs: Mapping[str, list[dict]]) -> Figure:
     """Loss, reward margin and reward accuracy over optimiser steps, a line for each trained model."""
     figure, axes = plt.subplots(1, len(CURVES), figsize=(12, 3.4), layout="constrained")
     for axis, (title, names) in zip(axes, CURVES, strict=True):
-        drawn = [_curve(axis, model, log, names, number) for number, (model, log) in enumerate(logs.items())]
+        others = [model for model in logs if model not in LOOKS and not model.startswith("csr-")]
+        drawn = [_curve(axis, model, log, names, others) for model, log in logs.items()]
         axis.set_title(title)
         axis.set_xlabel("optimiser step")
         if not any(drawn):
@@ -252,13 +269,16 @@ def training(logs: Mapping[str, list[dict]]) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, model: str, log: Sequence[Mapping], names: Sequence[str], number: int) -> bool:
-    """One model's curve of the first of `names` that its log has; False if it has none."""
+def _curve(axis: Axes, model: str, log: Sequence[Mapping], names: Sequence[str], others: Sequence[str]) -> bool:
+    """One model's curve of the first of `names` that its log has; False if it has none. `others` have no look of their own."""
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry and "step" in entry]
         if points:
-            colour = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, INK)[number % 6]
-            style = ("-", "--", "-.")[number // 6 % 3]
+            colour, style = _look(model)[0], "-"
+            if model.startswith("csr-"):
+                style = STYLES[(int(model[4:]) - 1) % len(STYLES)]
+            elif model not in LOOKS:
+                style = STYLES[others.index(model) % len(STYLES)]
             steps, values = zip(*points, strict=True)
             axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.18)
             axis.plot(

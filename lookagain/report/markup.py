@@ -24,8 +24,9 @@ def text(value: object) -> str:
 
 
 def items(lines: Iterable[str], kind: str = "") -> str:
-    """A list of plain sentences."""
-    return f'<ul class="{kind}">{"".join(f"<li>{text(line)}</li>" for line in lines)}</ul>'
+    """A list of plain sentences; what stands between backticks is code."""
+    written = [re.sub(r"`([^`]+)`", r"<code>\1</code>", text(line)) for line in lines]
+    return f'<ul class="{kind}">{"".join(f"<li>{line}</li>" for line in written)}</ul>'
 
 
 def cell(value: object, kind: str = "", title: str = "", below: str = "") -> str:

@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 
 from lookagain.papers import render as paper_render
 from lookagain.papers.cells import Filled
+from lookagain.papers.reading import NOT_RUN
 from lookagain.report import tables
 from lookagain.report.examples import Example, PairExample
 from lookagain.report.markup import cell, data_uri, details, drawing, items, row, table, text
@@ -42,6 +43,9 @@ CAPTIONS = {
     "preferred; faint: single steps. STIC's second stage is supervised: it has a loss of another kind, and no margin.",
     "pairs": "Chosen and rejected responses: relevance to their image (CSR's Figure 5; 100 times the cosine, mean over sentences) "
     "and log-probability under the policy that the training starts from (CSR's Figure 8). Lines: median and quartiles.",
+    "attention": "Of all attention (mean over heads) that a description's tokens are written with, the part on the image (CSR's "
+    "Figure 6). Where descriptions get shorter, fewer tokens stand behind the image, and its part grows by itself: hollow marks "
+    "are of the same text for all. Bars are standard errors over images, on the right 95% intervals.",
     "overlap": "Unlabeled images that self-training uses, and those of the benchmarks (STIC's Figures 8 and 14). Overlap: how "
     "often one of an image's ten nearest is an unlabeled one, 100% as in a random mixture; bars are standard errors. Scenes are "
     "the images of POPE and CHAIR.",
@@ -190,7 +194,8 @@ def _paper(filled: Filled, drawn: Path) -> str:
         if line.label:
             groups.append([])
         kind = "main" if line.kind in ("ours", "world") else "control" if line.kind in paper_render.QUIET else ""
-        groups[-1].append(row(line.label, [cell(line.kind, "kind"), *map(cell, line.texts)], kind))
+        cells = [cell(one, "missing" if one.startswith("n/a") else "") for one in line.texts]
+        groups[-1].append(row(line.label, [cell(line.kind, "kind"), *cells], kind))
     heads = ["", "", *(paper_render.head(filled, column) for column in filled.columns)]
     path = drawn / f"{filled.table.name}.svg"
     picture = drawing(path, paper_render.title(filled), titled=True) if path.is_file() else ""
@@ -209,7 +214,7 @@ def _missing(content: Content) -> str:
 def _not_run(filled: Filled) -> str:
     """What a table lacks: the command that measures it, and the reasons that no run would mend; nothing where it is whole."""
     ours = [entry for entry in filled.rows if entry.model is not None]
-    reasons = [reason for reason in filled.reasons if not reason.startswith("not run:")]
+    reasons = [reason for reason in filled.reasons if not reason.startswith(NOT_RUN)]
     runs = f"<p><code>lookagain grid {text(filled.table.name)}</code></p>" if any(entry.missing for entry in ours) else ""
     if not runs and not reasons:
         return ""

@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lookagain import stats
+from lookagain.papers.render import in_parts
 from lookagain.records import Metric, RecordError, atomic_write, from_dict, read_metrics
 
 BASE = "base"
@@ -356,19 +357,30 @@ def print_table(table: Table, console: Console | None = None) -> None:
     console = console or Console()
     known = reasons(table.sections)
     for section in table.sections:
-        view = RichTable(title=section.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        view.add_column("")
-        for column in section.columns:
-            view.add_column(column.title + ARROWS[column.better], justify="right")
-        for row in section.rows:
-            pairs = zip(row.cells, section.columns, strict=True)
-            style = "dim" if row.control else ""
-            cells = [Text(figure(cell, column, known), style=_colour(cell)) for cell, column in pairs]
-            view.add_row(Text(row.label), *cells, style=style)
-        console.print(view)
-        console.print()
+        console.print(Text(section.title, style="bold"))
+        rows = [
+            [figure(cell, column, known) for cell, column in zip(row.cells, section.columns, strict=True)]
+            for row in section.rows
+        ]
+        widths = [max((len(texts[place]) for texts in rows), default=0) for place in range(len(section.columns))]
+        for part in in_parts(widths, console.width - max((len(row.label) for row in section.rows), default=0)):
+            console.print(_view(section, rows, part, widths))
+            console.print()
     for note in table.notes:
         console.print(Text(note, style="dim"))
+
+
+def _view(section: Section, texts: Sequence[Sequence[str]], part: Sequence[int], widths: Sequence[int]) -> RichTable:
+    """Some columns of a section for the terminal: where it is narrow heads wrap, and figures do not."""
+    view = RichTable(box=None, pad_edge=False)
+    view.add_column("", no_wrap=True)
+    for place in part:
+        column = section.columns[place]
+        view.add_column(column.title + ARROWS[column.better], justify="right", min_width=widths[place])
+    for row, figures in zip(section.rows, texts, strict=True):
+        cells = [Text(figures[place], style=_colour(row.cells[place])) for place in part]
+        view.add_row(Text(row.label), *cells, style="dim" if row.control else "")
+    return view
 
 
 def _colour(cell: Cell) -> str:

@@ -131,9 +131,9 @@ def choice(scene: Scene, rng: np.random.Generator) -> Turn:
 def caption_question(scene: Scene, rng: np.random.Generator) -> Turn:
     """Which caption is true, or how many objects there are, as pragmatics asks."""
     kind = rng.random()
-    if kind < 0.3 and len(scene.things) > 1:
-        return Turn(lookups.HOW_MANY.format("objects") + NUMBER_ONLY, str(len(scene.things)))
-    spatial = lookups.spatial_captions(scene, rng) if kind < 0.6 else None
+    if kind < 0.5 and len(scene.things) > 1:
+        return lookups.short(lookups.total(scene), NUMBER_ONLY)
+    spatial = lookups.spatial_captions(scene, rng) if kind < 0.75 else None
     return lookups.lettered(spatial or lookups.negation_captions(scene, rng, rng.random() < 0.5), rng)
 
 
@@ -159,7 +159,7 @@ def other_questions(scene: Scene, rng: np.random.Generator) -> list[Turn]:
         (0.7, lambda: open_question(scene, rng)),
         (0.8, lambda: pair_questions(scene, rng, 1)[0]),
         (0.6, lambda: choice(scene, rng)),
-        (0.1, lambda: caption_question(scene, rng)),
+        (0.2, lambda: caption_question(scene, rng)),
         (0.1, lambda: side_question(scene, rng)),
         (1.0, lambda: reading(scene, rng)),
         (0.3, lambda: Turn(_one(LIST, rng), listing(scene))),

@@ -131,6 +131,11 @@ def number(scene: Scene, rng: np.random.Generator) -> Asked:
     return Asked(HOW_MANY.format(plural(name)), str(count_of(scene, name)))
 
 
+def total(scene: Scene) -> Asked:
+    """How many objects there are."""
+    return Asked(HOW_MANY.format("objects"), str(len(scene.things)))
+
+
 def sign(scene: Scene) -> Asked | None:
     """Which number is on the sign; None if there is no sign."""
     return Asked(ON_SIGN, DIGITS[scene.sign.digit]) if scene.sign else None
@@ -144,8 +149,8 @@ def side(scene: Scene, rng: np.random.Generator) -> Asked | None:
 
 def lookups(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     """Short open questions, none of which answers another: the sign's number, each category's place or a place's category, how many
-    of a category there are, and by chance the type of place."""
-    asked: list[Asked | None] = [sign(scene), number(scene, rng)]
+    objects there are, and by chance the type of place."""
+    asked: list[Asked | None] = [sign(scene), total(scene)]
     asked += [place(scene)] if rng.random() < SOMETIMES else []
     held = single_contents(scene)
     for name, cell in alone(scene).items():
