@@ -49,11 +49,9 @@ class RoomyLayer(DynamicLayer):
 
     def _move(self, length: int, room: int) -> None:
         """Copy the kept rows to tensors of their own, with that much room."""
-        rows = torch.arange(len(self.keys), device=self.keys.device) if self.rows is None else self.rows
-        held = self.keys, self.values
-        self.all_keys, self.all_values = (old.new_empty(len(rows), old.shape[1], room, old.shape[-1]) for old in held)
-        for new, old in zip((self.all_keys, self.all_values), held, strict=True):
-            torch.index_select(old, 0, rows, out=new[:, :, :length])
+        kept = [held if self.rows is None else held[self.rows] for held in (self.keys, self.values)]
+        self.all_keys, self.all_values = (one.new_empty(*one.shape[:2], room, one.shape[-1]) for one in kept)
+        self.all_keys[:, :, :length], self.all_values[:, :, :length] = kept
         self.rows, self.room = None, room
 
     def batch_select_indices(self, indices: Tensor) -> None:
