@@ -82,18 +82,20 @@ class Planner:
     def search(self, stage: str, images: float, prompt: int, assumed: Assumed, params: Params) -> Cost:
         """Sentence trees: kept nodes branch into candidates, depth by depth; each image is prefilled once.
 
-        Trees end at different depths: on average two thirds of the rows are there, with a response of the usual length.
+        A node's cache serves all its candidates, and is held twice while they grow. About half of these are apart from their
+        siblings and still write. Trees end at different depths: on average two thirds of the rows are there, with a response of
+        the usual length.
         """
         settings = params.csr.search
         kept = settings.keep_top + settings.keep_bottom
         trees = max(1, self.batch // kept)
-        rows = trees * kept * settings.candidates
+        rows = trees * kept
         sentence, usual = min(settings.max_sentence_tokens, assumed.sentence), min(settings.max_sentences, assumed.sentences)
         depth = min(settings.max_sentences, DEEPEST * usual)
         steps = math.ceil(images / trees / self.devices) * depth * min(settings.max_sentence_tokens, LONGEST * sentence)
         written = images * (1 + kept * (usual - 1)) * settings.candidates * sentence
         context = self.shape.image_tokens + prompt + usual * sentence
-        return self._decoding(stage, images, images * prompt, written, steps, rows, rows * 2 / 3, context)
+        return self._decoding(stage, images, images * prompt, written, steps, 2 * rows, rows * settings.candidates / 3, context)
 
     def _decoding(
         self,
@@ -236,7 +238,7 @@ def _stic(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
             "describe_images", describe.items, describe.items, assumed.prompt, length, describe.max_new_tokens, planner.batch
         ),
         planner.training(
-            "train_sft", describe.items, 1, assumed.prompt + 2 * length, params.stic.sft, params.stic.dpo.lora_rank
+            "train_sft", describe.items, 1, assumed.prompt + 2.5 * length, params.stic.sft, params.stic.dpo.lora_rank
         ),
     ]
 
