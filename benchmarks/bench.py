@@ -35,7 +35,7 @@ class Bench:
 
     def row(
         self, path: str, unit: str, at_least: float, peer: tuple[str, Side], ours: Side, floor: tuple[float | None, str],
-        rounds: int = 3, agree: Callable[[Any, Any], bool] = lambda one, other: one == other,
+        rounds: int = 5, agree: Callable[[Any, Any], bool] = lambda one, other: one == other,
     ) -> Row:  # fmt: skip
         """Measure a row. floor: the FLOPs that one unit takes at the least, and the formula; None and the reason if unknown."""
         slow, fast = side_by_side(path, peer[1], ours, rounds, agree)

@@ -102,9 +102,9 @@ def plot(found: dict[str, list[dict[str, float]]], picture: Path) -> None:
                 if key == "seconds":
                     linear = [values[0] * size / sizes[0] for size in sizes]
                     axis.plot(sizes, linear, "--", color=INK, alpha=0.5, label="linear")
-                    axis.set_title(SWEEPS[name])
+                    axis.set_title(SWEEPS[name].replace(", by", ",\nby"))
                     axis.legend()
-                axis.set_ylim(bottom=0)
+                axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
                 axis.set_xticks(sizes)
                 axis.set_xlabel(name)
                 axis.set_ylabel(unit)

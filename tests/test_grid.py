@@ -167,12 +167,11 @@ def test_what_comes_next_does_not_wait_for_a_slow_one(look, tmp_path, monkeypatc
     def run_one(run, raw, root, wanted):
         started.append(run.rows[0])
         if run.rows[0] == "one tenth":
-            assert released.wait(120)
+            assert released.wait(60)
         elif len(started) == 3:
             released.set()
         return grid.Outcome(run, 0.0, None, tmp_path / "log")
 
     monkeypatch.setattr(grid, "run_one", run_one)
-    outcomes = grid.run_grid(look, read_raw(tmp_path / "params.yaml"), jobs=2, tell=lambda _: None, root=tmp_path)
+    grid.run_grid(look, read_raw(tmp_path / "params.yaml"), jobs=2, tell=lambda _: None, root=tmp_path)
     assert sorted(started) == ["as it is", "one fails", "one tenth"]
-    assert outcomes[-1].run.rows[0] == "one tenth"

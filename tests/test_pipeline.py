@@ -103,6 +103,7 @@ def test_another_lambda_runs_csr_alone_and_a_second_clone_restores_both(reposito
     chain = {f"{stage}@{t}" for stage in ("search", "train_csr", "evaluate") for t in iterations}
     assert stages_run(run(folder, "dvc", "exp", "run", "--name", "half", "-S", "lambda=0.5")) == chain | {
         "diagnose_csr",
+        "measure_attention",
         "report",
     }
     shown = run(folder, "dvc", "exp", "show", "--json")
