@@ -47,6 +47,7 @@ def main(names: list[str]) -> None:
         "sft-held": epochs.sft_held,
         "pope-one": paths.questions_one,
         "pope-64": paths.questions_64,
+        "pope-prefill": paths.questions_prefill,
         "clip": paths.clip,
     }
     if unknown := sorted(set(names) - ways.keys()):

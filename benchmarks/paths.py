@@ -68,9 +68,11 @@ def batch_1(bench: Bench) -> Row:
     )  # fmt: skip
 
 
-def questions(bench: Bench, path: str, at_least: float, way: str, count: int, batch_size: int) -> Row:
-    """18 of POPE's questions about each of 64 images, images prefilled once, against `generate` on each question."""
-    suffix = bench.params.evaluate.pope.suffix
+def questions(
+    bench: Bench, path: str, at_least: float, way: str, count: int, peer: Callable[[list[Request], Decoding], list[str]]
+) -> Row:
+    """18 of POPE's questions about each of 64 images, images prefilled once; the peer answers the first `count`."""
+    suffix, decoding = bench.params.evaluate.pope.suffix, Decoding(0.0, 1.0, 128)
     asked = [
         Request(f"{image}/{noun}", image, f"Is there a {noun} in the image?{suffix}")
         for image in list(bench.images)[:64]
@@ -81,21 +83,42 @@ def questions(bench: Bench, path: str, at_least: float, way: str, count: int, ba
 
     return bench.row(
         path, "questions/s", at_least,
-        (way, lambda: timed(lambda: peers.generate(bench.policy, asked[:count], bench.images, 128, batch_size))),
-        lambda: timed(lambda: bench.answer(asked, Decoding(0.0, 1.0, 128))),
+        (way, lambda: timed(lambda: peer(asked[:count], decoding))),
+        lambda: timed(lambda: bench.answer(asked, decoding)),
         (flops, f"{TOKEN_FLOPS}; an image once for its 18 questions"),
     )  # fmt: skip
 
 
 def questions_one(bench: Bench) -> Row:
-    """Against one question at a time."""
-    return questions(bench, "POPE, 18 questions an image", 20, "`generate`, one question at a time", 36, 1)
+    """Against transformers' `generate`, one question at a time."""
+    return questions(
+        bench, "POPE, 18 questions an image", 20, "`generate`, one question at a time", 36,
+        lambda part, decoding: peers.generate(bench.policy, part, bench.images, decoding.max_new_tokens, 1),
+    )  # fmt: skip
 
 
 def questions_64(bench: Bench) -> Row:
-    """Against batches that prefill each question's image."""
+    """Against `generate` in batches that prefill each question's image."""
     way = "`generate` in batches of 64, an image for each question"
-    return questions(bench, "POPE, 18 questions an image, against plain batches", 4, way, 576, 64)
+    return questions(
+        bench, "POPE, 18 questions an image, against plain batches", 3, way, 576,
+        lambda part, decoding: peers.generate(bench.policy, part, bench.images, decoding.max_new_tokens, 64),
+    )  # fmt: skip
+
+
+def questions_prefill(bench: Bench) -> Row:
+    """Against our own code where no question shares its image."""
+
+    def fresh(part: list[Request], decoding: Decoding) -> list[str]:
+        batches = [part[start : start + 64] for start in range(0, len(part), 64)]
+        return [
+            text
+            for batch in batches
+            for text in respond(bench.policy, batch, lambda one: bench.image_of(one).copy(), decoding, 0)
+        ]
+
+    way = "our own code, batches of 64, an image for each question"
+    return questions(bench, "POPE, 18 questions an image, prefix against prefill", 4, way, 576, fresh)
 
 
 def searched(

@@ -49,10 +49,17 @@ class RoomyLayer(DynamicLayer):
 
     def _move(self, length: int, room: int) -> None:
         """Copy the kept rows to tensors of their own, with that much room."""
-        kept = [held if self.rows is None else held[self.rows] for held in (self.keys, self.values)]
-        self.all_keys, self.all_values = (one.new_empty(*one.shape[:2], room, one.shape[-1]) for one in kept)
-        self.all_keys[:, :, :length], self.all_values[:, :, :length] = kept
+        self.all_keys, self.all_values = self._moved(self.keys, length, room), self._moved(self.values, length, room)
         self.rows, self.room = None, room
+
+    def _moved(self, held: Tensor, length: int, room: int) -> Tensor:
+        count = len(held) if self.rows is None else len(self.rows)
+        moved = held.new_empty(count, held.shape[1], room, held.shape[3])
+        if self.rows is None:
+            moved[:, :, :length] = held
+        else:
+            torch.index_select(held, 0, self.rows, out=moved[:, :, :length])
+        return moved
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows: from the next tokens on, which is one copy for several selections and for room."""
@@ -125,11 +132,9 @@ class Decoder:
     ) -> None:
         """Append a piece of token ids to each row, padded on the left; without positions they count on."""
         width = max(map(len, pieces))
-        ids = torch.full((len(pieces), width), self.policy.pad)
-        mask = torch.zeros(len(pieces), width, dtype=torch.long)
-        for row, piece in enumerate(pieces):
-            ids[row, width - len(piece) :] = torch.tensor(piece)
-            mask[row, width - len(piece) :] = 1
+        ids = torch.tensor([[self.policy.pad] * (width - len(piece)) + list(piece) for piece in pieces])
+        lengths = torch.tensor([len(piece) for piece in pieces])
+        mask = (torch.arange(width) >= width - lengths[:, None]).long()
         padded = None
         if positions is not None:
             padded = torch.stack([torch.nn.functional.pad(one, (width - one.shape[1], 0)) for one in positions], dim=1)
