@@ -90,7 +90,7 @@ def exponent(points: list[dict[str, float]], key: str) -> float:
 
 def plot(found: dict[str, list[dict[str, float]]], picture: Path) -> None:
     """Time and memory of each sweep, with the line that doubling sizes would double."""
-    from lookagain.report.figures import BLUE, INK, ORANGE, STYLE, plt
+    from lookagain.report.style import BLUE, INK, ORANGE, STYLE, plt
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, len(found), figsize=(11, 5.2), layout="constrained")

@@ -11,7 +11,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,3 +243,18 @@ def write_metrics(path: Path | str, metrics: dict[str, Metric]) -> None:
 def read_metrics(path: Path | str) -> dict[str, Metric]:
     """Read a metrics file written by `write_metrics`."""
     return {key: from_dict(Metric, entry) for key, entry in json.loads(Path(path).read_text()).items()}
+
+
+def read_measured(path: Path | str, stage: str, **fields: Callable[[Any], Any]) -> dict[str, Any]:
+    """The fields of the JSON file that a stage measured, each as its type; empty where the stage did not run.
+
+    Raises RecordError for a malformed file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {name: kind(found[name]) for name, kind in fields.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordError(f"{path} is malformed: {error!r}; run `dvc repro {stage}`") from error

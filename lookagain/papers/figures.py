@@ -10,10 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +19,7 @@ from lookagain.papers.cells import Cell, Filled, fill
 from lookagain.papers.experiments import Experiment
 from lookagain.papers.render import head, title
 from lookagain.papers.tables import names, read
-from lookagain.report.figures import BLUE, STYLE, VERMILION, save
+from lookagain.report.style import BLUE, STYLE, VERMILION, save
 
 ACROSS = 4  # panels side by side
 WIDTH = 96  # characters of the title

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lookagain.records import RecordError
+from lookagain.records import read_measured
+from lookagain.report.style import INK, look, say
 from lookagain.report.tables import BASE, label
 
-INK = "#24292f"  # as in the report's other figures
 TEXTS = (("own", "along its own descriptions"), ("same", "along the base's"))  # filled, hollow
-
-Look = Callable[[str], tuple[str, str]]  # a model's colour and marker
 
 
 def read(path: Path | str) -> dict[str, Any]:
     """What `measure_attention` wrote; empty where it did not run. Raises RecordError for a malformed file."""
-    path = Path(path)
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-        return {"models": dict(found["models"]), "images": int(found["images"]), "bin": int(found["bin"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"{path} is malformed: {error!r}; run `dvc repro measure_attention`") from error
+    return read_measured(path, "measure_attention", models=dict, images=int, bin=int)
 
 
-def draw(found: Mapping[str, Any], look: Look) -> Figure:
+def draw(found: Mapping[str, Any]) -> Figure:
     """The share on the image by layer and over the response's tokens, a line for each model; how all differ from the base."""
     figure, (layers, positions, gaps) = plt.subplots(1, 3, figsize=(13, 3.8), width_ratios=(4, 4, 5), layout="constrained")
     layers.set_title("Attention on the image by layer, %")
@@ -46,7 +32,7 @@ def draw(found: Mapping[str, Any], look: Look) -> Figure:
     models = found.get("models") or {}
     if not models:
         for axis in (layers, positions, gaps):
-            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+            say(axis, "not measured")
             axis.set(xticks=[], yticks=[])
         return figure
     for model, one in models.items():
@@ -60,7 +46,7 @@ def draw(found: Mapping[str, Any], look: Look) -> Figure:
     positions.set_xlabel("token of the response")
     for axis in (layers, positions):
         axis.set_ylim(bottom=0)
-    _gaps(gaps, models, look)
+    _gaps(gaps, models)
     figure.legend(*layers.get_legend_handles_labels(), loc="outside lower center", ncols=8)
     return figure
 
@@ -77,7 +63,7 @@ def _line(axis: Axes, places: Sequence[float], points: Sequence[Sequence[float]]
     axis.errorbar(list(places), values, yerr=errors, markersize=4, **drawn)
 
 
-def _gaps(axis: Axes, models: Mapping[str, Any], look: Look) -> None:
+def _gaps(axis: Axes, models: Mapping[str, Any]) -> None:
     """Each model's difference from the base with 95% intervals: along its own descriptions, and along the base's."""
     others = [model for model in models if model != BASE]
     axis.axvline(0, color=INK, linewidth=1)

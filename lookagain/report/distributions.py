@@ -6,15 +6,10 @@ that wrote it, which is the reference of the training on it. Here both are of al
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -22,13 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lookagain.diagnostics import logps, read_references, relevances
-from lookagain.records import Pair, RecordError, read_records
+from lookagain.records import Pair, read_measured, read_records
+from lookagain.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW, say
 from lookagain.report.tables import label
 
-# Okabe and Ito's, as in the report's other figures.
-SKY, BLUE, ORANGE, GREEN, VERMILION, PURPLE, YELLOW = "#56b4e9 #0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #f0e442".split()
-GREY = "#8c959f"
-LOOKS = [(c, m) for m in "os^" for c in (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)]  # of benchmarks' images
+SET_LOOKS = [(c, m) for m in "os^" for c in (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)]  # of benchmarks' images
 SIDES = (("chosen", BLUE, "low"), ("rejected", VERMILION, "high"))  # with the half of a violin that is theirs
 PANELS = (
     ("relevance", "Image relevance R_I of the responses"),
@@ -64,7 +57,7 @@ def draw(scores: Mapping[str, Scores]) -> Figure:
         axis.set_xticks(range(len(shown)), [label(name) for name in shown])
         axis.grid(axis="x", visible=False)
         if not shown:
-            axis.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axis.transAxes)
+            say(axis, "not recorded")
             axis.set_yticks([])
     handles = [Patch(color=colour, alpha=0.5, label=side) for side, colour, _ in SIDES]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -89,14 +82,7 @@ def _half_violin(axis: Axes, values: Sequence[float], place: int, colour: str, h
 
 def read_overlap(path: Path | str) -> dict[str, Any]:
     """What `measure_overlap` wrote; empty where it did not run. Raises RecordError for a malformed file."""
-    path = Path(path)
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-        return {"overlap": dict(found["overlap"]), "points": dict(found["points"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"{path} is malformed: {error!r}; run `dvc repro measure_overlap`") from error
+    return read_measured(path, "measure_overlap", overlap=dict, points=dict)
 
 
 def draw_overlap(found: Mapping[str, Any]) -> Figure:
@@ -106,9 +92,9 @@ def draw_overlap(found: Mapping[str, Any]) -> Figure:
     map_axis.set(xticks=[], yticks=[])
     axis.set_title("Overlap with the unlabeled images, %")
     if not found:
-        axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+        say(axis, "not measured")
         return figure
-    others = dict(zip(found["overlap"], LOOKS, strict=False))
+    others = dict(zip(found["overlap"], SET_LOOKS, strict=False))
     for name, (colour, shape) in {"unlabeled": (GREY, "o"), **others}.items():
         x, y = zip(*(found["points"].get(name) or [(math.nan, math.nan)]), strict=True)
         map_axis.scatter(x, y, s=9, color=colour, marker=shape, alpha=0.6, linewidths=0, label=name)

@@ -1,8 +1,4 @@
-"""The report's figures: CSR over its iterations, hallucination against recall, training curves, pairs, images, attention.
-
-Colours are Okabe and Ito's, told apart with any colour vision; shapes differ too. Each figure is a PNG and an SVG whose bytes
-depend on the numbers alone (no date, fixed ids). Backgrounds are clear and the ink has one colour, so that a page can set both.
-"""
+"""The report's figures: CSR over its iterations, hallucination against recall, training curves, pairs, images, attention."""
 
 from __future__ import annotations
 
@@ -12,47 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lookagain.records import RecordError, atomic_write
 from lookagain.report import attention, distributions
+from lookagain.report.style import BLUE, GREEN, LOOKS, STYLE, VERMILION, look, save, say
 from lookagain.report.tables import BASE, Metrics, control_key, label
 
-INK = "#24292f"  # text and axes; a page replaces it in the SVG
-SKY, OLIVE, GREY = "#56b4e9", "#999933", "#8c959f"
-BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
-STYLE: dict[Any, Any] = {
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    "font.family": "DejaVu Sans",  # packaged with matplotlib
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.hashsalt": "lookagain",
-    "savefig.dpi": 160,
-}
 FIGURES = ("csr_iterations", "tradeoff", "training", "pairs", "attention", "overlap")  # each a .png and a .svg
 SAMPLED = "T = 1"
-LOOKS = {  # of models; CSR's iterations are vermilion circles, any other model is purple
-    BASE: (INK, "*"),
-    "stic-stage1": (SKY, "v"),
-    "stic": (BLUE, "s"),
-    "stic-dar": (GREEN, "D"),
-    "seva": (ORANGE, "P"),
-    "povid": (OLIVE, "X"),
-    "self-rewarding": (GREY, "^"),
-}
 
 
 def write(
@@ -74,7 +40,7 @@ def write(
         "tradeoff": lambda: tradeoff(known),
         "training": lambda: training(logs),
         "pairs": lambda: distributions.draw(scores),
-        "attention": lambda: attention.draw(looked, _look),
+        "attention": lambda: attention.draw(looked),
         "overlap": lambda: distributions.draw_overlap(overlap),
     }
     folder = Path(folder)
@@ -82,14 +48,6 @@ def write(
     with plt.rc_context(STYLE):
         for name in FIGURES:
             save(makers[name](), folder / name)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write <path>.png and <path>.svg, and close the figure. The second takes the first's layout, half of a drawing's work."""
-    figure.savefig(path.with_name(f"{path.name}.png"), facecolor="white", metadata={"Software": None})
-    figure.set_layout_engine("none")
-    figure.savefig(path.with_name(f"{path.name}.svg"), transparent=True, metadata={"Date": None, "Creator": None})
-    plt.close(figure)
 
 
 def read_logs(folder: Path | str, models: Sequence[str]) -> dict[str, list[dict]]:
@@ -175,7 +133,7 @@ def tradeoff(metrics: Mapping[str, Metrics]) -> Figure:
         for model, known in metrics.items():
             point, control = _point(known, benchmark), _point(known, f"{benchmark}/truncated_base")
             if point and control:
-                arrow = {"arrowstyle": "-|>", "color": _look(model)[0], "alpha": 0.5, "shrinkA": 6, "shrinkB": 7}
+                arrow = {"arrowstyle": "-|>", "color": look(model)[0], "alpha": 0.5, "shrinkA": 6, "shrinkB": 7}
                 axis.annotate("", point[:2], control[:2], arrowprops=arrow)
                 _draw_point(axis, control, model, is_control=True)
             if point:
@@ -213,7 +171,7 @@ def write_tradeoff(metrics: Mapping[str, Metrics | None], path: Path | str) -> N
 
 def _draw_point(axis: Axes, point: Point, model: str, is_control: bool) -> None:
     """A marker with error bars; an iteration of CSR carries its number."""
-    colour, shape = _look(model)
+    colour, shape = look(model)
     number = model[4:] if model.startswith("csr-") and not is_control else ""
     axis.errorbar(
         point.chair_s,
@@ -234,13 +192,6 @@ def _draw_point(axis: Axes, point: Point, model: str, is_control: bool) -> None:
         )
 
 
-def _look(model: str) -> tuple[str, str]:
-    """Colour and marker by method."""
-    if model.startswith("csr-"):
-        return VERMILION, "o"
-    return LOOKS.get(model, (PURPLE, "P"))
-
-
 CURVES = (
     ("loss", ("loss",)),
     ("reward margin", ("reward_margin", "rewards/margins")),  # ours, trl's own
@@ -259,7 +210,7 @@ def training(logs: Mapping[str, list[dict]]) -> Figure:
         axis.set_title(title)
         axis.set_xlabel("optimiser step")
         if not any(drawn):
-            axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes)
+            say(axis, "not logged")
     handles: dict[str, Any] = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -274,7 +225,7 @@ def _curve(axis: Axes, model: str, log: Sequence[Mapping], names: Sequence[str],
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry and "step" in entry]
         if points:
-            colour, style = _look(model)[0], "-"
+            colour, style = look(model)[0], "-"
             if model.startswith("csr-"):
                 style = STYLES[(int(model[4:]) - 1) % len(STYLES)]
             elif model not in LOOKS:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from lookagain.report.examples import spans
-from lookagain.report.figures import INK
+from lookagain.report.style import INK
 
 THUMBNAIL = 320  # px: larger images are scaled down to this
 LOSSLESS = 128 * 128  # pixels: up to here an image is PNG, above JPEG
