@@ -38,6 +38,10 @@ USE_ADAPTERS = [
     "names; this folder's own comes last.",
 ]
 
+PADDED = [
+    "Images were shown as squares: pad each with its processor's mean colour first, for the processor itself would crop it.",
+]
+
 
 class ExportError(UserError):
     """A model that cannot be exported, or whose export differs from it."""
@@ -64,7 +68,7 @@ def export(
             difference = _write_merged(folder, temporary, dataclasses.replace(loading, four_bit=False), device)
         known = read_metrics(metrics) if metrics.is_file() else {}
         with atomic_write(temporary / "README.md") as file:
-            file.write(card(lineage, known, difference))
+            file.write(card(lineage, known, difference, loading.pad_images))
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -119,7 +123,7 @@ def log_probabilities(policy: Policy) -> torch.Tensor:
     return logits[0, -len(suffix) :].float().log_softmax(-1).clamp(min=-10).cpu()
 
 
-def card(lineage: Lineage, metrics: dict[str, Metric], difference: float | None) -> str:
+def card(lineage: Lineage, metrics: dict[str, Metric], difference: float | None, padded: bool) -> str:
     """The model card: where the model comes from, with which params and data, and how it was measured."""
     raw = json.loads((lineage.folder / "lineage.json").read_text())
     base = raw.get("base", "")
@@ -135,6 +139,7 @@ def card(lineage: Lineage, metrics: dict[str, Metric], difference: float | None)
     origin = "a small base that was trained from scratch" if base == "world" else f"`{base or lineage.base}`{revision}"
     lines = [*head, "", f"# {lineage.folder.name}", "", f"Made by LookAgain from {origin}.", ""]
     lines += ["## Use", "", *(USE_MERGED if difference is not None else USE_ADAPTERS), ""]
+    lines += [*PADDED, ""] if padded else []
     lines += ["## Lineage", "", f"- base: fingerprint `{lineage.base_fingerprint}`"]
     lines += [f"- adapter {number}: `{path.name}`" for number, path in enumerate(lineage.adapters, 1)]
     lines += [f"- all together: fingerprint `{lineage.fingerprint}`"]

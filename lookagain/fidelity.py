@@ -33,6 +33,7 @@ SWITCHES: dict[str, dict[str, tuple[Any, Any]]] = {
     "csr": {
         "csr.search.proposal": ("sample", "group_beam"),
         "csr.search.keep_top": (2, 1),
+        "csr.search.keep_bottom": (2, 2),
         "csr.search.reward": ("value", "rank"),
         "csr.search.language": ("product", "mean_logp"),
         "csr.search.prune_by": ("R", "R_T"),

@@ -99,11 +99,12 @@ class WorldPolicy:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a policy's weights are held and its attention is computed."""
+    """How a policy's weights are held, its attention is computed and images are shown to it."""
 
     dtype: str = "float32"
     attention: str = "sdpa"
     four_bit: bool = False
+    pad_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,14 @@ class PolicyParams:
     dtype: Literal["float32", "bfloat16"]
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     four_bit: bool
+    pad_images: bool
     hub: HubPolicy
     world: WorldPolicy
 
     @property
     def loading(self) -> Loading:
-        """The keys that say how the weights are loaded."""
-        return Loading(self.dtype, self.attention, self.four_bit)
+        """The keys that say how the weights are loaded and images are shown."""
+        return Loading(self.dtype, self.attention, self.four_bit, self.pad_images)
 
 
 @dataclass(frozen=True)
@@ -534,8 +536,16 @@ def _check_relations(params: Params, path: str) -> None:
         )
     if params.csr.images > params.sample.images:
         raise ParamsError(f"{path}: csr.images = {params.csr.images} exceeds sample.images = {params.sample.images}")
+    for method in ("povid", "self_rewarding"):
+        asked = getattr(params, method).pairs.images
+        if method in params.methods and asked > params.sample.images:
+            raise ParamsError(f"{path}: {method}.pairs.images = {asked} exceeds sample.images = {params.sample.images}")
     for method in params.methods:
         section(params, method)
+    if params.methods.get("stic") != "stic-stage1":
+        raise ParamsError(f"{path}: methods must hold stic: stic-stage1, on which STIC's second stage stands; others may go")
+    if "self_rewarding" in params.methods and params.self_rewarding.pairs.temperature == 0:
+        raise ParamsError(f"{path}: self_rewarding.pairs.temperature = 0 would draw each response twice; it must be over 0")
     for name, share in params.continued_sft.models.items():
         if not 0 < share <= 1:
             raise ParamsError(f"{path}: continued_sft.models.{name} = {share} must be a share over 0 and up to 1")

@@ -60,11 +60,15 @@ class Prefixes(NamedTuple):
 
 @dataclass
 class Policy:
-    """A loaded model with its processor. `model` is a transformers image-text-to-text model, in training wrapped by PEFT."""
+    """A loaded model with its processor. `model` is a transformers image-text-to-text model, in training wrapped by PEFT.
+
+    With `pad_images` the processor gets images as squares (`squared`).
+    """
 
     model: Any
     processor: Any
     lineage: Lineage
+    pad_images: bool = False
 
     def __post_init__(self) -> None:
         self.tokenizer = self.processor.tokenizer
@@ -117,7 +121,7 @@ class Policy:
             return []
         inner = self._inner()
         encoded = self.processor(
-            images=[[image.image if isinstance(image, Noised) else image] for image in images],
+            images=[[self._seen(image)] for image in images],
             text=[head] * len(images),
             add_special_tokens=self._adds_bos(head),
             padding=True,
@@ -136,6 +140,11 @@ class Policy:
                     "they must match"
                 )
         return list(zip(ids, features, _positions(inner.base_model, encoded), strict=True))
+
+    def _seen(self, image: Image.Image | Noised) -> Image.Image:
+        """What the processor gets of an image that is shown."""
+        plain = image.image if isinstance(image, Noised) else image
+        return squared(plain, self.processor.image_processor.image_mean) if self.pad_images else plain
 
     def _suffix(self, prompt: str) -> list[int]:
         """Token ids of the chat template after the image, up to where the response to `prompt` begins."""
@@ -270,7 +279,7 @@ def load_policy(
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
         if not trainable:
             model = model.merge_and_unload()
-    return Policy(model.eval() if loading.four_bit else model.eval().to(device), processor, lineage)
+    return Policy(model.eval() if loading.four_bit else model.eval().to(device), processor, lineage, loading.pad_images)
 
 
 def _four_bit(loading: Loading, device: str) -> dict[str, Any]:
@@ -354,6 +363,19 @@ def save_adapter(policy: Policy, folder: Path | str, continues: bool, record: di
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     return read_lineage(folder)
+
+
+def squared(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """The image in the middle of a square of its longer side, whose rest has the mean colour (red, green and blue in [0, 1]).
+
+    So LLaVA-1.5 was trained, and STIC, SeVa and CSR after it (`image_aspect_ratio: pad`).
+    """
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), tuple(int(255 * part) for part in mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def _accepted(function: Callable[..., Any], encoded: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,8 +130,8 @@ def _rows(path: Path, name: str, max_pixels: int, faults: list[str]) -> Iterator
     for batch in file.iter_batches(batch_size=64, columns=[column]):
         for entry in batch.column(0).to_pylist():
             data = (entry or {}).get("bytes") if isinstance(entry, dict | None) else entry
-            if fault := _fault(data or b"", f"{path}, row {number}", max_pixels):
-                faults.append(fault)
+            if wrong := fault(data or b"", f"{path}, row {number}", max_pixels):
+                faults.append(wrong)
             else:
                 yield f"{name}/{number}", data, None
             number += 1
@@ -143,11 +143,11 @@ def _checked(item: Item, max_pixels: int) -> dict[str, str]:
         data = read_bytes(item.place)
     except (ImageError, OSError) as error:
         return {"fault": str(error)}
-    fault = _fault(data, item.place, max_pixels)
-    return {"fault": fault} if fault else {"sha256": hashlib.sha256(data).hexdigest()}
+    wrong = fault(data, item.place, max_pixels)
+    return {"fault": wrong} if wrong else {"sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _fault(data: bytes, name: str, max_pixels: int) -> str:
+def fault(data: bytes, name: str, max_pixels: int) -> str:
     """Why bytes are no usable image; empty if they are one."""
     try:
         with PILImage.open(io.BytesIO(data)) as image:

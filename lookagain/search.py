@@ -10,7 +10,7 @@ lockstep, as rows of one batch.
 As in the paper: sentences end at ".", each gets R (Eq. 4), the top and bottom ones by R go on, the responses with the highest
 and lowest cumulative R make the pair. Deviations: equal candidates of a node count once; a response that only ends (EOS at
 once) adds no sentence; responses that are not finished after `max_sentences` are used only where fewer than two are finished.
-The released code's ways (rank reward, R_T as a mean log-prob, mean over sentences, pruning by R_T) are switches.
+The released code's ways (rank reward, R_T as a mean log-prob, mean over sentences, pruning by R_T so far) are switches.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from lookagain.policy import Policy
 from lookagain.records import Decoding
 from lookagain.rewards import Candidate, ImageTextScorer, image_relevance, language_score, mean_logp
 from lookagain.seeds import derive
+
+RELEASED_PRUNES_FROM = 5  # nodes: with `prune_by: R_T`, fewer all go on
 
 
 @dataclass(frozen=True)
@@ -261,12 +263,16 @@ def _scored(
 
 
 def _kept(nodes: Sequence[Node], settings: SearchSettings) -> list[Node]:
-    """The nodes with the top and bottom last sentences, by R or by R_T; all of them if they are few."""
-    ranked = sorted(
-        nodes,
-        key=lambda node: node.sentences[-1].reward if settings.prune_by == "R" else node.sentences[-1].language,
-        reverse=True,
-    )
-    if len(ranked) <= settings.keep_top + settings.keep_bottom:
+    """The top and bottom nodes by their last sentence's R, or by R_T as it adds up over all sentences; all of them if few."""
+    few = settings.keep_top + settings.keep_bottom
+    if settings.prune_by == "R":
+        ranked = sorted(nodes, key=lambda node: node.sentences[-1].reward, reverse=True)
+    else:
+        ranked, few = sorted(nodes, key=_language_so_far, reverse=True), max(few, RELEASED_PRUNES_FROM - 1)
+    if len(ranked) <= few:
         return ranked
     return ranked[: settings.keep_top] + ranked[len(ranked) - settings.keep_bottom :]
+
+
+def _language_so_far(node: Node) -> float:
+    return sum(sentence.language for sentence in node.sentences)

@@ -243,12 +243,24 @@ def pin_policy(name: str, revision: str) -> dict[str, Any]:
 
 
 def pin_reward(name: str, pretrained: str) -> dict[str, Any]:
-    """What reward.json says of one of open_clip's models. Raises UserError if open_clip has no such weights."""
+    """What reward.json says of one of open_clip's models.
+
+    Raises UserError if open_clip has no such weights, or they were trained with another activation than the name stands for.
+    """
     if (name, pretrained) not in open_clip.list_pretrained():
         tags = [tag for model, tag in open_clip.list_pretrained() if model == name]
         raise UserError(
             f"reward.open_clip: open_clip has no {name!r} with pretrained {pretrained!r}; "
             + (f"{name} comes with {', '.join(tags)}" if tags else "open_clip.list_pretrained() lists all")
+        )
+    trained, built = (
+        bool(one.get("quick_gelu"))
+        for one in (open_clip.get_pretrained_cfg(name, pretrained), open_clip.get_model_config(name))
+    )
+    if trained != built:  # open_clip would warn, and compute other embeddings
+        raise UserError(
+            f"reward.open_clip: {pretrained!r} was trained {'with' if trained else 'without'} QuickGELU, and {name!r} is built "
+            f"{'with' if built else 'without'} it; use {name + '-quickgelu' if trained else name.removesuffix('-quickgelu')}"
         )
     return {"model": name, "pretrained": pretrained}
 

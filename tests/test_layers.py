@@ -53,7 +53,7 @@ LAYERS = [
     {"cli", "launch", "processes", "warm"},
 ]
 # Properties of the params' sections, and the keys they read.
-PROPERTIES = {"policy.loading": ["policy.dtype", "policy.attention", "policy.four_bit"]}
+PROPERTIES = {"policy.loading": ["policy.dtype", "policy.attention", "policy.four_bit", "policy.pad_images"]}
 NO_TORCH = [
     "errors",
     "seeds",

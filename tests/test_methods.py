@@ -68,7 +68,7 @@ def test_variants_run(tmp_path, policy_folder):
     changes = {
         "continued_sft__models": {"sft-50": 0.5}, "evaluate__benchmarks": [], "seva__pairs__rejected": 2,
         "seva__dpo__objective": "sft", "seva__dpo__image_token": False,
-        "self_rewarding__pairs__images": 8, "methods": {"self_rewarding": "self-rewarding"},
+        "self_rewarding__pairs__images": 8, "methods": {"stic": "stic-stage1", "self_rewarding": "self-rewarding"},
         "evaluate__models": {"noised": {"policy": "base", "dar": False, "augment": NOISE}},
     }  # fmt: skip
     folder = build_project(tmp_path / "project", policy_folder, **changes)

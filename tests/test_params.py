@@ -70,6 +70,12 @@ def test_presets_have_the_same_keys():
             "evaluate.benchmarks names gqa, and data.coco.benchmarks does not say where it lies",
         ),
         ({"csr__images": 601}, "csr.images = 601 exceeds sample.images"),
+        ({"methods": {"seva": "seva"}}, "methods must hold stic: stic-stage1"),
+        ({"methods__povid": "povid", "povid__pairs__images": 601}, "povid.pairs.images = 601 exceeds sample.images"),
+        (
+            {"methods__self_rewarding": "own", "self_rewarding__pairs__temperature": 0.0},
+            "self_rewarding.pairs.temperature = 0 would draw",
+        ),
         ({"sample__images": 5000}, "sample.images = 5000 exceeds data.world.pool_scenes"),
         ({"stic__dpo__learning_rate": -1e-4}, "stic.dpo.learning_rate"),
         ({"stic__dpo__bta": 0.1}, "unknown key 'stic.dpo.bta'"),
@@ -132,7 +138,7 @@ def test_a_method_of_ones_own_has_a_section_of_its_own(tmp_path):
 
     yaml = YAML()
     dpo = yaml.load((ROOT / "presets/tiny.yaml").read_text())["seva"]["dpo"]
-    own = changed(tmp_path, methods={"mine": "mine"}, mine={"pairs": {"words": 3}, "dpo": dpo})
+    own = changed(tmp_path, methods={"stic": "stic-stage1", "mine": "mine"}, mine={"pairs": {"words": 3}, "dpo": dpo})
     params = load_params(own)
     assert pair_settings(params, "mine", Settings) == Settings(3)
     assert section_of(params, "mine").dpo == params.seva.dpo

@@ -2,8 +2,10 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
-from lookagain.policy import PolicyError, add_adapter, load_policy, read_lineage, save_adapter
+from lookagain.params import Loading
+from lookagain.policy import PolicyError, add_adapter, load_policy, read_lineage, save_adapter, squared
 
 PROMPTS = ["Describe the following image.", "What's happening in the scene?"]
 
@@ -85,3 +87,15 @@ def test_missing_and_mismatched_folders_are_named(policy, policy_folder, tmp_pat
     (folder / "lineage.json").write_text(json.dumps(raw | {"base_fingerprint": "another"}))
     with pytest.raises(PolicyError, match="another base"):
         read_lineage(folder)
+
+
+def test_padded_images_lie_in_a_square_of_the_mean_colour(policy_folder):
+    wide = Image.new("RGB", (40, 20), "red")
+    square = squared(wide, [0.5, 0.25, 0.0])
+    assert (square.size, square.getpixel((0, 9)), square.getpixel((0, 10))) == ((40, 40), (127, 63, 0), (255, 0, 0))
+    assert square.getpixel((39, 29)) == (255, 0, 0) != square.getpixel((39, 30))
+    assert squared(square, [0, 0, 0]) is square
+    plain, padding = load_policy(policy_folder), load_policy(policy_folder, Loading(pad_images=True))
+    seen = padding.prefixes([wide]).features[0]
+    torch.testing.assert_close(seen, plain.prefixes([squared(wide, plain.processor.image_processor.image_mean)]).features[0])
+    assert not torch.allclose(seen, plain.prefixes([wide]).features[0])

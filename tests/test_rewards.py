@@ -39,6 +39,8 @@ def test_value_and_rank_mix_the_parts():
     assert rank.rewards(siblings, 0.9) == pytest.approx([0.9 * 0.5 + 0.1, 0.9, 0.05])
     assert rank.rewards(siblings, 0.0) == [1.0, 0.0, 0.5]
     assert mean_logp([-1.0, -2.0]) == -1.5
+    unlike = [Candidate("a.", [], -0.2, 0.0, 0.9), Candidate("b.", [], -0.1, 0.0, 0.1)]
+    assert rank.rewards(unlike, 1.0) == [0.0, 1.0]
 
 
 def test_missing_reward_model_is_named(tmp_path):

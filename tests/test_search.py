@@ -9,7 +9,7 @@ from lookagain.errors import UserError
 from lookagain.generation import Request
 from lookagain.params import SearchSettings
 from lookagain.rewards import ranks
-from lookagain.search import Node, Sentence, Tree, _diverse, best_and_worst, cumulative, full_stops, search
+from lookagain.search import Node, Sentence, Tree, _diverse, _kept, best_and_worst, cumulative, full_stops, search
 
 SETTINGS = SearchSettings(
     candidates=5, proposal="group_beam", temperature=1.0, diversity_penalty=3.0, keep_top=2, keep_bottom=2,
@@ -139,3 +139,13 @@ def test_best_and_worst_by_sum_and_by_mean():
 def test_no_pair_from_equal_responses():
     assert best_and_worst(Tree(finished=[node(1.0)]), "sum") is None
     assert best_and_worst(Tree(), "sum") is None
+
+
+def test_pruning_by_r_t_adds_up_over_sentences_from_five_nodes_on():
+    nodes = [
+        Node(0, (Sentence([1], "a.", before, 0.0, 0.0), Sentence([1], "b.", last, 0.0, 0.0)))
+        for before, last in ((0.9, 0.1), (0.5, 0.4), (0.1, 0.7), (0.1, 0.6), (0.1, 0.2))
+    ]
+    released = dataclasses.replace(SETTINGS, prune_by="R_T", keep_top=1, keep_bottom=2)
+    assert _kept(nodes, released) == [nodes[0], nodes[3], nodes[4]]
+    assert sorted(map(id, _kept(nodes[:4], released))) == sorted(map(id, nodes[:4]))

@@ -30,6 +30,7 @@ DATA = [
 
 class Store:
     ids = tuple(f"image_{number}" for number in range(50))
+    max_pixels = 100
 
 
 class Policy:
@@ -84,11 +85,16 @@ def test_seva_borrows_questions_for_every_image_in_turn():
 
 
 def test_seva_asks_two_questions_about_images_of_the_named_folders():
-    asked = seva.own_questions(DATA, ["ocr_vqa", "textvqa"], 100, 0)
-    assert sorted(image for _, image, _ in asked) == ["ocr_vqa/0"] * 2 + ["ocr_vqa/3"] * 2 + ["textvqa/1"] * 2
+    asked = seva.own_questions(DATA, ["ocr_vqa"], 4, 0)
+    assert sorted(image for _, image, _ in asked) == ["ocr_vqa/0"] * 2 + ["ocr_vqa/3"] * 2
     assert len(seva.own_questions(DATA, [], 5, 0)) == 5
-    with pytest.raises(PairError, match=r"seva\.pairs\.folders = \['gqa'\]"):
-        seva.own_questions(DATA, ["gqa"], 5, 0)
+
+
+def test_seva_takes_as_many_questions_of_each_folder():
+    asked = seva.own_questions(DATA, ["ocr_vqa", "textvqa"], 3, 0)
+    assert [image.split("/")[0] for _, image, _ in asked] == ["ocr_vqa"] * 2 + ["textvqa"]
+    with pytest.raises(PairError, match=r"3 of 6 items are to come from textvqa, which has 2 questions"):
+        seva.own_questions(DATA, ["ocr_vqa", "textvqa"], 6, 0)
 
 
 def test_seva_as_released_doubles_its_list_and_writes_one_line():
@@ -170,7 +176,7 @@ PUBLISHED = {
     "seva": {"image_id": "1.png", "question": "What?", "chosen": "A dog.", "reject": "A cat."},
     "povid": {"id": "x", "image": "1.png", "conversations": TURNS, "rejected_conversations": other(TURNS, "value")},
     "rlaif_v": {"image_path": "1.png", "question": "What?", "chosen": "A dog.", "rejected": "A cat."},
-    "vlfeedback": {"image": "1.png", "prompt": "What?", "completions": RATED},
+    "vlfeedback": {"img_path": "1.png", "prompt": "What?", "completions": RATED},
     "rlhf_v": {"image": "1.png", "text": json.dumps({"question": "What?", "chosen": "A dog.", "rejected": "A cat."})},
 }
 
@@ -192,14 +198,17 @@ def test_published_formats(tmp_path, form):
 def test_bad_records_are_counted_and_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
     good = PUBLISHED["rlaif_v"]
-    bad = [{**good, "rejected": "A dog."}, {**good, "image_path": "lost.png"}, {"question": "?"}, {**good, "chosen": 3}, "text"]
+    (tmp_path / "torn.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
+    Image.new("RGB", (40, 4)).save(tmp_path / "large.png")
+    bad = [{**good, "rejected": "A dog."}, {"question": "?"}, {**good, "chosen": 3}, "text"]
+    bad += [{**good, "image_path": name} for name in ("lost.png", "torn.png", "large.png")]
     (tmp_path / "pairs.json").write_text(json.dumps([good, *bad]))
-    made = imported.make_pairs(inputs_of(None), settings_of(tmp_path, "pairs.json", "rlaif_v", max_bad=5))
-    assert (len(made.pairs), made.counts) == (1, {"planned": 6, "bad_records": 5})
+    made = imported.make_pairs(inputs_of(None), settings_of(tmp_path, "pairs.json", "rlaif_v", max_bad=7))
+    assert (len(made.pairs), made.counts) == (1, {"planned": 8, "bad_records": 7})
     with pytest.raises(
-        PairError, match=r"5 of 6 records are not of format rlaif_v.*max_bad = 4: record 2: chosen and rejected are equal"
+        PairError, match=r"7 of 8 records are not of format rlaif_v.*max_bad = 6: record 2: chosen and rejected are equal"
     ):
-        imported.make_pairs(inputs_of(None), settings_of(tmp_path, "pairs.json", "rlaif_v", max_bad=4))
+        imported.make_pairs(inputs_of(None), settings_of(tmp_path, "pairs.json", "rlaif_v", max_bad=6))
 
 
 def test_parquet_holds_its_images(tmp_path):
@@ -208,6 +217,10 @@ def test_parquet_holds_its_images(tmp_path):
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "pairs.parquet")
     made = imported.make_pairs(inputs_of(None), settings_of(tmp_path, "pairs.parquet", "rlaif_v"))
     assert list(made.images) == [(made.pairs[0].image_id, row["image"]["bytes"], None)]
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "shards" / f"{number}.parquet")
+    assert len(imported.make_pairs(inputs_of(None), settings_of(tmp_path, "shards", "rlaif_v")).pairs) == 2
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,26 @@ def test_rows_that_are_too_long_are_refused(policy, images):
         collate(policy, [[example]], lambda one: images[int(one)], 10)
 
 
+def test_sft_finds_a_row_that_is_too_long_before_its_first_step(policy, images, tmp_path):
+    add_adapter(policy, 4, 8, 0.0)
+    short, long = (Example("0", *policy.conversation([(PROMPT, text)])) for text in ("a dog.", "there is a dog. " * 80))
+    reported: list[int] = []
+    with pytest.raises(UserError, match="max_length = 256"):
+        train_sft(
+            policy, [short] * 40 + [long], lambda one: images[int(one)], optimisation(tmp_path), lambda *_: reported.append(1)
+        )
+    assert not reported
+
+
+def test_dropout_of_the_adapter_stays_in_dpo(policy_folder, pairs, images, tmp_path):
+    policy = load_policy(policy_folder)
+    references = reference_logps(policy, pairs, lambda one: images[int(one)], 256)
+    add_adapter(policy, 4, 8, 0.5)
+    settings = optimisation(tmp_path, epochs=1)
+    train_dpo(policy, pairs, references, lambda one: images[int(one)], 0.1, 0.0, settings, lambda *_: None)
+    assert {part.p for part in policy.model.modules() if isinstance(part, torch.nn.Dropout) and part.p} == {0.5}
+
+
 def test_dpo_learns_and_changes_the_adapter_alone(policy_folder, pairs, images, tmp_path):
     policy, before, log = train(policy_folder, pairs, images, tmp_path, 4)
     assert log[0]["reward_margin"] == pytest.approx(0, abs=1e-5)

@@ -98,9 +98,14 @@ def test_local_checkpoint_is_pinned_by_its_weights(tmp_path, stages):
 
 def test_open_clip_weights_must_exist(stages):
     pin = stages["prepare_policy"]["pin_reward"]
-    assert pin("ViT-L-14-336", "openai") == {"model": "ViT-L-14-336", "pretrained": "openai"}
+    assert pin("ViT-L-14-336-quickgelu", "openai") == {"model": "ViT-L-14-336-quickgelu", "pretrained": "openai"}
     with pytest.raises(UserError, match="openai"):
         pin("ViT-L-14-336", "opnai")
+
+
+def test_open_clip_weights_keep_the_activation_they_were_trained_with(stages):
+    with pytest.raises(UserError, match="use ViT-L-14-336-quickgelu"):
+        stages["prepare_policy"]["pin_reward"]("ViT-L-14-336", "openai")
 
 
 def test_finished_part_is_not_made_again(tmp_path, stages):

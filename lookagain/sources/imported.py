@@ -4,11 +4,12 @@
     seva        image_id or image, question, chosen, reject
     povid       image, conversations and rejected_conversations: [{from: human, value}, {from: gpt, value}] (CSR's too)
     rlaif_v     image or image_path, question, chosen, rejected
-    vlfeedback  image, prompt, completions: [{response, annotations: {aspect: {Rating}}}]: the best and worst by mean rating
+    vlfeedback  image or img_path, prompt, completions: [{response, annotations: {aspect: {Rating}}}]: best and worst by mean rating
     rlhf_v      image or image_path, text: {question, chosen, rejected}, an object or its JSON
 
-Files are .json (a list), .jsonl or .parquet. An image is a path under `images`, or, in parquet, {bytes, path}. A record that does
-not match, has equal responses or no image is counted; more than `max_bad` of them are an error that shows the first.
+A file is .json (a list), .jsonl, .parquet, or a folder of parquet files. An image is a path under `images`, or, in parquet,
+{bytes, path}. A record that does not match, has equal responses or no readable image is counted; more than `max_bad` of them are an
+error that shows the first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from lookagain.images import read_bytes
 from lookagain.pairs import Inputs, Made, PairError, Row
 from lookagain.params import ImportedPairs as Settings
+from lookagain.pools import fault
 from lookagain.records import Pair, Provenance
 
 
@@ -40,10 +43,13 @@ class Parsed:
 def make_pairs(inputs: Inputs, settings: Settings) -> Made:
     """The pairs of a file; the policy is asked nothing. Raises PairError for a file that cannot be used."""
     pairs, rows, bad = [], {}, []
+    pixels = inputs.sample.max_pixels
     for number, raw in enumerate(read_rows(Path(settings.file)), 1):
         try:
             parsed = parse(raw, settings.format)
             row = image_row(parsed.image, Path(settings.images))
+            if row[0] not in rows and (wrong := fault(row[1] or read_bytes(str(row[2])), str(row[2] or row[0]), pixels)):
+                raise ValueError(wrong)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             bad.append(f"record {number}: {error!r}" if isinstance(error, KeyError) else f"record {number}: {error}")
             continue
@@ -62,11 +68,15 @@ def make_pairs(inputs: Inputs, settings: Settings) -> Made:
 
 def read_rows(path: Path) -> list[Any]:
     """The records of a file. Raises PairError if there is none, or it cannot be read."""
-    if not path.is_file():
-        raise PairError(f"imported.pairs.file = {str(path)!r}: no such file; name a .json, .jsonl or .parquet file of pairs")
+    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not parts or not parts[0].is_file():
+        raise PairError(
+            f"imported.pairs.file = {str(path)!r}: no such file; name a .json, .jsonl or .parquet file of pairs, or a folder of "
+            "parquet files"
+        )
     try:
-        if path.suffix == ".parquet":
-            return pq.read_table(path).to_pylist()
+        if parts[0].suffix == ".parquet":
+            return [row for part in parts for row in pq.read_table(part).to_pylist()]
         text = path.read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
@@ -132,7 +142,7 @@ def _vlfeedback(raw: Mapping[str, Any]) -> Parsed:
     rated = sorted(completions, key=_mean_rating)
     if len(rated) < 2 or _mean_rating(rated[0]) == _mean_rating(rated[-1]):
         raise ValueError("its completions are all rated alike")
-    return Parsed(raw["image"], raw["prompt"], rated[-1]["response"], rated[0]["response"])
+    return Parsed(raw.get("image") or raw["img_path"], raw["prompt"], rated[-1]["response"], rated[0]["response"])
 
 
 def _mean_rating(completion: Mapping[str, Any]) -> float:

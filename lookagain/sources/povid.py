@@ -2,7 +2,8 @@
 
 The half of POVID that needs no other model. It departs from POVID, which also has GPT-4V write hallucinations into true answers,
 and which takes each rejected token with the chosen response before it (teacher forcing), anew at each training step. Here the
-rejected response is sampled freely and once. Prompts and images are those of CSR, so that the rows compare.
+rejected response is sampled freely and once, and there is one round where CSR has several. Prompts and the order of images are
+those of CSR, so that the rows compare.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ The judge (`judge`) is one of three; it sees the clean image, and equal response
 - `responses`: the response counts as better that the policy finds likelier by the mean log-prob of its tokens, as in CSR's R_T by
   length. It needs no policy that can judge, and so serves small ones, which were never taught what a verdict is.
 
-Pairs without a verdict are dropped and counted. Prompts and images are those of CSR, as the paper has it.
+Pairs without a verdict are dropped and counted. Prompts and the order of images are those of CSR, as the paper has it; there is one
+round, where CSR has several.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Pairs of equal responses are dropped and counted. With `rejected: k` each pair has k augmentation draws, for the loss of Eq. 18
 (the paper's appendix; 1 is its main method).
 
-The paper asks the questions of TextVQA and OCR-VQA entries about their own images (`questions: instruct`, `folders`). Where there
+The paper asks as many questions of TextVQA as of OCR-VQA about their own images (`questions: instruct`, `folders`). Where there
 is no text in images, as in the small world, questions of the instruction data are asked about unlabeled images instead
 (`questions: sample`), a share of them prompts for descriptions. A prompt is known for one by the length of its answer there.
 Released code: every list is doubled (`copies: 2`), and line breaks are taken out of responses after the filter (`one_line`).
@@ -59,18 +59,26 @@ def plan(asked: Sequence[Asked], settings: Settings, seed: int) -> list[PairPlan
 
 
 def own_questions(conversations: Sequence[Conversation], folders: Sequence[str], items: int, seed: int) -> list[Asked]:
-    """Questions about their own images, of images whose ids begin with one of `folders` (all if there is none), two an image.
+    """Questions about their own images, two an image: as many of images in each of `folders` (of all images if there is none).
 
-    Raises PairError if none is left.
+    Folders are those that image ids begin with. Raises PairError if one has fewer questions than its share of `items`.
     """
-    asked = []
+    asked: dict[str, list[Asked]] = {folder: [] for folder in folders or [""]}
     for one in conversations:
-        if not folders or one.image_id.startswith(tuple(f"{folder}/" for folder in folders)):
+        folder = next((folder for folder in asked if not folder or one.image_id.startswith(f"{folder}/")), None)
+        if folder is not None:
             turns = random.Random(derive(seed, "seva turns", one.id)).sample(one.turns, min(2, len(one.turns)))
-            asked += [(f"{one.id}/{number}", one.image_id, turn.prompt) for number, turn in enumerate(turns)]
-    if not asked:
-        raise PairError(f"seva.pairs.folders = {list(folders)}: no image of the instruction data lies there")
-    return sorted(asked, key=lambda entry: derive(seed, "seva", entry[0]))[:items]
+            asked[folder] += [(f"{one.id}/{number}", one.image_id, turn.prompt) for number, turn in enumerate(turns)]
+    drawn = []
+    for number, (folder, known) in enumerate(asked.items()):
+        share = items // len(asked) + (number < items % len(asked))
+        if len(known) < share:
+            raise PairError(
+                f"seva.pairs: {share} of {items} items are to come from {folder or 'the instruction data'}, which has "
+                f"{len(known)} questions, two an image: lower items, or change folders"
+            )
+        drawn += sorted(known, key=lambda entry: derive(seed, "seva", entry[0]))[:share]
+    return drawn
 
 
 def borrowed_questions(

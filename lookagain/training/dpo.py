@@ -114,6 +114,7 @@ def train_dpo(
     order = lay_out(lengths, optimisation.batch_size, optimisation.epochs, optimisation.seed)
     arguments = training_arguments(DPOConfig, optimisation)
     arguments.beta = beta
+    arguments.disable_dropout = False  # trl's default would drop the adapter's; the references are computed without it anyway
     trainer = PairTrainer(
         model=policy.model,
         ref_model=None,

@@ -25,7 +25,12 @@ def train_sft(
     optimisation: Optimisation,
     report: Callable[[dict[str, float], int], None],
 ) -> list[dict[str, float]]:
-    """Train the policy's adapter on examples; returns the log, one entry a step."""
+    """Train the policy's adapter on examples; returns the log, one entry a step.
+
+    Raises UserError before the first step if the longest example and its image exceed `optimisation.max_length`.
+    """
+    longest = max(examples, key=lambda example: len(example.ids))
+    collate(policy, [[longest]], load_image, optimisation.max_length)
     order = lay_out([len(example.ids) for example in examples], optimisation.batch_size, optimisation.epochs, optimisation.seed)
 
     def batch(items: list[dict[str, Any]]) -> dict[str, Any]:
