@@ -71,18 +71,17 @@ def test_studies_can_be_run(name):
     filled = cells.fill(studies.unfold(study, TINY), TINY, [])
     assert all(row.missing for row in filled.rows)
     runs = grid.missing_runs(filled, TINY)
-    assert len(runs) == len(study.runs) * len(study.seeds) * len(study.splits)
+    assert len(runs) == len(study.runs) * len(study.measured)
     order = [run.overrides.get("seed", TINY["seed"]) for run in runs]
     assert order == sorted(order)  # each base is trained once and then in the cache
-    assert sum(len(run.rows) for run in runs) == len(study.rows) * len(study.seeds) * len(study.splits)
+    assert sum(len(run.rows) for run in runs) == len(study.rows) * len(study.measured)
 
 
 # A made-up study.
 
 STUDY = """
 title: Two lambdas
-seeds: [0, 1, 2]
-splits: [validation, test]
+seeds: {validation: [1], test: [0, 1, 2]}
 runs: {high: {}, low: {lambda: 0.0}}
 rows:
   - {label: base, model: base, run: high}
@@ -192,7 +191,8 @@ def test_the_page_says_what_shows(study, tmp_path):
     assert re.search(
         r"\*\*λ high\*\* \| −2.1 \[−2.3, −1.9\]\\\* \| \S+ \[\+0.9, \+1.2\]\\\* \| \+0.0 \[\+0.0, \+0.0\] \|", text
     )
-    assert "missing, at least in part: seed 0 on validation, seed 1 on validation, seed 2 on validation" in text
+    assert "missing, at least in part: seed 1 on validation)" in text
+    assert "Preset `tiny`; seed 1 on validation, seeds 0, 1, 2 on test." in text
     assert "high0 (git high0high0hi, benchmark data dddddddddddd): seed 0, test, run high" in text
     assert "run low: lambda=0.0" in text
     assert "- Nothing of this was run." in text
@@ -213,7 +213,7 @@ def test_a_malformed_study_is_refused(tmp_path):
         ("run: low}", "run: lost}", "row 'λ low' is of run 'lost', which is not among high, low"),
         ("than: λ low}]", "than: λ lower}]", "effect 'the reward helps' compares λ lower; rows: base, λ high, λ low"),
         ("figures: [CHAIR_S, both]", "figures: [words]", "must name figures that have a better side: CHAIR_S, beyond, both"),
-        ("seeds: [0, 1, 2]", "seeds: [0, 0]", "seeds must be one or more, each once"),
+        ("test: [0, 1, 2]", "test: [0, 0]", "seeds of test must be one or more, each once"),
     ):
         assert old in STUDY
         (tmp_path / "two.yaml").write_text(STUDY.replace(old, new))

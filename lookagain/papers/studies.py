@@ -1,7 +1,7 @@
 """Studies: a fixed list of experiments over several seeds, and the published effects that they are to test.
 
-studies/<name>.yaml holds seeds, splits, runs (each a set of dotted overrides of params.yaml), rows (a model of a run), figures and
-effects. It unfolds into one table with a row for each row, seed and split, so that what is measured is found, and what is missing
+studies/<name>.yaml holds seeds by split, runs (each a set of dotted overrides of params.yaml), rows (a model of a run), figures and
+effects. The last split decides; on the others settings are tuned, for which one seed may do. It unfolds into one table with a row for each row, seed and split, so that what is measured is found, and what is missing
 is run, as for the papers' tables. Seeds draw everything: the scenes, the base, the pairs, the training. A study is of the small
 world, where a seed can have all of that.
 """
@@ -69,13 +69,23 @@ class Study:
 
     name: str
     title: str
-    seeds: list[int]
-    splits: list[str]  # the last one decides
+    seeds: dict[str, list[int]]  # by split, of which the last one decides
     runs: dict[str, Any]  # name -> dotted overrides
     rows: list[StudyRow]
     blocks: list[Block]
     effects: list[Effect]
     notes: list[str]
+
+    @property
+    def splits(self) -> list[str]:
+        """Where there are figures; the last one decides."""
+        return list(self.seeds)
+
+    @property
+    def measured(self) -> list[tuple[int, str]]:
+        """(seed, split) of all that is measured, a seed's together."""
+        seeds = dict.fromkeys(seed for own in self.seeds.values() for seed in own)
+        return [(seed, split) for seed in seeds for split in self.splits if seed in self.seeds[split]]
 
     @property
     def columns(self) -> list[Column]:
@@ -90,9 +100,13 @@ class Study:
 
 def _problems(study: Study) -> Iterator[str]:
     labels, titles = [row.label for row in study.rows], [column.title for column in study.columns]
-    for kind, given in (("rows", labels), ("figures", titles), ("seeds", study.seeds), ("splits", study.splits)):
+    lists: dict[str, list] = {"rows": labels, "figures": titles}
+    lists |= {f"seeds of {split}": own for split, own in study.seeds.items()}
+    for kind, given in lists.items():
         if len(set(given)) != len(given) or not given:
             yield f"{kind} must be one or more, each once"
+    if not study.seeds:
+        yield "seeds must be by split, as test: [0, 1, 2]"
     if study.rows and study.rows[0].model != "base":
         yield "the first row must be of the model base"
     for row in study.rows:
@@ -149,8 +163,7 @@ def unfold(study: Study, raw: Mapping[str, Any]) -> PaperTable:
             [None] * len(columns),
             {"seed": seed, "evaluate.split": split, **study.runs[row.run]},
         )
-        for seed in study.seeds
-        for split in study.splits
+        for seed, split in study.measured
         for row in study.rows
     ]
     return PaperTable(study.name, study.title, Source("", ""), "table", {WORLD: WORLD}, columns, rows, [], [])
@@ -202,12 +215,12 @@ class Figures:
 
     def values(self, label: str, split: str, title: str) -> list[float]:
         """A row's figure at each seed that measured it."""
-        cells = [self.cell(label, seed, split, title) for seed in self.study.seeds]
+        cells = [self.cell(label, seed, split, title) for seed in self.study.seeds[split]]
         return [cell.value for cell in cells if cell.value is not None]
 
     def gap(self, label: str, other: str, split: str, title: str) -> Gap | None:
         """What a row has over another (or over `CONTROL`) in a figure; None if no seed measured both."""
-        found = [self._gap_at(seed, label, other, split, title) for seed in self.study.seeds]
+        found = [self._gap_at(seed, label, other, split, title) for seed in self.study.seeds[split]]
         known = [one for one in found if one is not None]
         return difference([value for value, _ in known], [error for _, error in known]) if known else None
 

@@ -26,13 +26,14 @@ def page(figures: Figures, params: str) -> str:
     """The whole page; `params` says in words which params were in force."""
     study = figures.study
     split = study.splits[-1]
-    rows = [(row.label, seed, one) for seed in study.seeds for one in study.splits for row in study.rows]
-    lost = sorted({(seed, one) for label, seed, one in rows if figures.row(label, seed, one).missing})
-    seeds = ", ".join(map(str, study.seeds))
+    lost = [found for found in study.measured if any(figures.row(row.label, *found).missing for row in study.rows)]
+    seeds = ", ".join(
+        f"{'seeds' if own[1:] else 'seed'} {', '.join(map(str, own))} on {one}" for one, own in study.seeds.items()
+    )
     head = [
         f"# {study.title}",
         f"Written by `lookagain study {study.name}` from files that the pipeline produced; nothing here is edited by hand. "
-        f"`lookagain grid {study.name}` runs what is missing. {params}, seeds {seeds}.",
+        f"`lookagain grid {study.name}` runs what is missing. {params}; {seeds}.",
         *([_unmeasured(study.name, lost)] if lost else []),
         READING,
         _list(study.notes),
@@ -134,7 +135,7 @@ def _control(figures: Figures, split: str) -> str:
 
 def _has_control(figures: Figures, label: str, split: str, column: Column) -> bool:
     return any(
-        figures.cell(label, seed, split, f"{column.title}{VS_CONTROL}").value is not None for seed in figures.study.seeds
+        figures.cell(label, seed, split, f"{column.title}{VS_CONTROL}").value is not None for seed in figures.study.seeds[split]
     )
 
 
@@ -152,18 +153,15 @@ def _sources(figures: Figures) -> str:
     study = figures.study
     measured: dict[str, list[str]] = {}
     changed: set[str] = set()
-    for seed in study.seeds:
-        for split in study.splits:
-            for row in study.rows:
-                made = figures.row(row.label, seed, split).provenance
-                if made is not None:
-                    who = (
-                        f"{made.experiment} (git {made.revision[:12]}, benchmark data {made.data_hash[:12] or 'of no record'})"
-                    )
-                    what = f"seed {seed}, {split}, run {row.run}"
-                    if what not in measured.setdefault(who, []):
-                        measured[who].append(what)
-                    changed.update(made.changed)
+    for seed, split in study.measured:
+        for row in study.rows:
+            made = figures.row(row.label, seed, split).provenance
+            if made is not None:
+                who = f"{made.experiment} (git {made.revision[:12]}, benchmark data {made.data_hash[:12] or 'of no record'})"
+                what = f"seed {seed}, {split}, run {row.run}"
+                if what not in measured.setdefault(who, []):
+                    measured[who].append(what)
+                changed.update(made.changed)
     lines = [f"{who}: {'; '.join(what)}" for who, what in measured.items()]
     runs = [
         f"run {name}: " + (", ".join(f"{key}={value}" for key, value in own.items()) or "params as they are")
