@@ -187,6 +187,7 @@ def grid(
         for run in missing_runs(_filled(name)[0], raw):
             print(f"{', '.join(run.rows)}: {shlex.join(['dvc', *command(run, raw)[3:]])}")
         return
+    _filled(name)  # a wrong name is found before libraries are imported
     with warm.serving():
         outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
     filled = with_failures(_filled(name)[0], outcomes)

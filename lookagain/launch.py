@@ -30,7 +30,7 @@ from pathlib import Path
 from lookagain import warm
 from lookagain.errors import UserError
 from lookagain.params import load_params
-from lookagain.processes import CAN_FORK, Forked, Process, cores, environment, launcher, ranks, run_together
+from lookagain.processes import CAN_FORK, Forked, Process, check_gpus, cores, environment, launcher, ranks, run_together
 from lookagain.records import atomic_write
 from lookagain.runtime import StageError, read_accelerate_config, root
 
@@ -78,6 +78,8 @@ def _launch(name: str, config: dict, arguments: list[str]) -> int:
             sys.stdout.flush()
             os.execv(sys.executable, [sys.executable, "-m", *stage])
         return code
+    if not here and not config.get("use_cpu") and config.get("num_machines", 1) == 1:
+        check_gpus(name, count)
     # The launcher would import torch first, seconds long: CPU processes do without.
     commands = (
         [([sys.executable, "-m", *stage], rank) for rank in ranks(count)] if here else [(launcher(name, config, stage), {})]

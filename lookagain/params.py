@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lookagain.errors import UserError
+from lookagain.extensions import ExtensionError, require
 
 MAX_CSR_ITERATIONS = 8  # pipelines/csr/dvc.yaml is unrolled this far
 
@@ -544,6 +545,7 @@ def _check_relations(params: Params, path: str) -> None:
         section(params, method)
     if params.methods.get("stic") != "stic-stage1":
         raise ParamsError(f"{path}: methods must hold stic: stic-stage1, on which STIC's second stage stands; others may go")
+    _check_names(params, path)
     if "self_rewarding" in params.methods and params.self_rewarding.pairs.temperature == 0:
         raise ParamsError(f"{path}: self_rewarding.pairs.temperature = 0 would draw each response twice; it must be over 0")
     for name, share in params.continued_sft.models.items():
@@ -574,6 +576,27 @@ def _check_relations(params: Params, path: str) -> None:
                 raise ParamsError(
                     f"{path}: evaluate.benchmarks names {name}, and data.coco.benchmarks does not say where it lies"
                 )
+
+
+def _check_names(params: Params, path: str) -> None:
+    """Checks of names that say what another key, or a file, is called."""
+    made = [*params.methods.values(), *params.continued_sft.models]
+    csr = [f"csr-{number}" for number in range(1, MAX_CSR_ITERATIONS + 1)]
+    for model in made:
+        if made.count(model) > 1 or model in ("base", "reward", "stic", *csr):
+            raise ParamsError(
+                f"{path}: methods or continued_sft.models name the model {model!r}, which something else makes too"
+            )
+    policies = ["base", "stic", *made, *csr[: params.csr.iterations]]
+    for row, evaluated in params.evaluate.models.items():
+        if evaluated.policy not in policies:
+            raise ParamsError(
+                f"{path}: evaluate.models.{row}.policy = {evaluated.policy}: no such policy; there are: {', '.join(policies)}"
+            )
+    try:
+        require("rewards", params.csr.search.reward)
+    except ExtensionError as error:
+        raise ParamsError(f"{path}: csr.search.reward = {params.csr.search.reward}: {error}") from error
 
 
 def _dotted(where: str, key: Any) -> str:

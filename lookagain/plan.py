@@ -203,7 +203,7 @@ def _base(params: Params, planner: Planner) -> Cost:
 def _pairs(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
     """Each pair source that params list: its responses, the training on its pairs, and their figures; own sources are like STIC."""
     costs = []
-    for source, model in params.methods.items():
+    for source in params.methods:
         images, requests, rejected, limit = _requests(params, source)
         settings = section(params, source).dpo
         if requests:
@@ -212,7 +212,7 @@ def _pairs(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
             costs.append(planner.generation(name, images, requests, *sizes))
         pairs = requests // (1 + rejected) if requests else images
         length = assumed.prompt + assumed.response
-        costs.append(planner.training(f"train_dpo@{model}", pairs, 1 + rejected, length, settings, settings.lora_rank))
+        costs.append(planner.training(f"train_dpo@{source}", pairs, 1 + rejected, length, settings, settings.lora_rank))
         costs.append(Cost(f"diagnose_pairs@{source}", seconds=planner.hardware.start_seconds))
     return costs
 
@@ -288,7 +288,8 @@ def _evaluation(params: Params, planner: Planner, assumed: Assumed) -> list[Cost
         first = (0 if world else pope_images + official) if dar else 0
         texts = 2 * described + first
         told = planner.generation("", texts, texts, prompt, assumed.response, chair.max_new_tokens, planner.batch)
-        costs.append(_together(f"evaluate@{name}", [asked, told], planner.start()))
+        stage = "evaluate_base" if name == "base" else f"evaluate@{name.removeprefix('csr-')}"
+        costs.append(_together(stage, [asked, told], planner.start()))
     return costs
 
 
@@ -335,7 +336,12 @@ def show(costs: Sequence[Cost], hardware: Hardware, name: str, devices: int) -> 
     flops = sum(cost.flops for cost in costs) / 1e15
     lines.append(f"{'all':<24}{'':>11}{'':>9}{flops:>10.3g}{'':>11}{disk / 1e9:>9.2f}{_time(seconds):>10}")
     if unknown := [cost.stage for cost in costs if cost.seconds is None]:
-        lines.append(f"No formula knows the time of {', '.join(unknown)}; all is without.")
+        lines.append(
+            f"No formula knows the time of {', '.join(unknown)}, which downloads weights or reads files: it is not in the sum."
+        )
+    lines.append(
+        "One stage: dvc repro train_dpo@stic; CSR's, named by its iteration: dvc repro pipelines/csr/dvc.yaml:search@1"
+    )
     if large := [cost for cost in costs if cost.memory > 0.9 * hardware.memory]:
         worst = max(large, key=lambda cost: cost.memory)
         lines.append(

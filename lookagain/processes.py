@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from lookagain.errors import UserError
 
 STOP_SECONDS = 28  # for processes that were told to stop, before they are killed
 END_SECONDS = 5  # for the others, once one has failed: they may wait for it for ever
@@ -78,6 +81,27 @@ def environment(config: dict) -> dict[str, str]:
     # The launcher passes it on to a single process only.
     cpu = {"ACCELERATE_USE_CPU": "true"} if config.get("use_cpu") else {}
     return settings | dict(os.environ) | cpu
+
+
+def gpus() -> int | None:
+    """How many GPUs this process may use, without importing torch; None where that is not known (AMD's)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+    if not shutil.which("nvidia-smi"):
+        return None if Path("/dev/kfd").exists() else 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def check_gpus(name: str, processes: int) -> None:
+    """Raise UserError if an Accelerate config asks for more processes than this machine has GPUs, before torch does in traces."""
+    found = gpus()
+    if found is not None and found < processes:
+        raise UserError(
+            f"ACCELERATE_CONFIG = {name} asks for {processes} processes with a GPU each, and this machine shows {found}: set "
+            "num_processes there, or leave ACCELERATE_CONFIG out"
+        )
 
 
 def run_together(start: Callable[[str], list[Process]]) -> int:

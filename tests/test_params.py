@@ -70,6 +70,13 @@ def test_presets_have_the_same_keys():
             "evaluate.benchmarks names gqa, and data.coco.benchmarks does not say where it lies",
         ),
         ({"csr__images": 601}, "csr.images = 601 exceeds sample.images"),
+        ({"csr__search__reward": "best"}, "no file lookagain/rewards/best.py; there are: rank, value"),
+        (
+            {"evaluate__models__stic__policy": "stick"},
+            "evaluate.models.stic.policy = stick: no such policy; there are: base, stic",
+        ),
+        ({"methods__seva": "stic-stage1"}, "name the model 'stic-stage1', which something else makes too"),
+        ({"methods__seva": "csr-1"}, "name the model 'csr-1', which something else makes too"),
         ({"methods": {"seva": "seva"}}, "methods must hold stic: stic-stage1"),
         ({"methods__povid": "povid", "povid__pairs__images": 601}, "povid.pairs.images = 601 exceeds sample.images"),
         (
@@ -138,7 +145,8 @@ def test_a_method_of_ones_own_has_a_section_of_its_own(tmp_path):
 
     yaml = YAML()
     dpo = yaml.load((ROOT / "presets/tiny.yaml").read_text())["seva"]["dpo"]
-    own = changed(tmp_path, methods={"stic": "stic-stage1", "mine": "mine"}, mine={"pairs": {"words": 3}, "dpo": dpo})
+    methods = {"stic": "stic-stage1", "seva": "seva", "mine": "mine"}
+    own = changed(tmp_path, methods=methods, mine={"pairs": {"words": 3}, "dpo": dpo})
     params = load_params(own)
     assert pair_settings(params, "mine", Settings) == Settings(3)
     assert section_of(params, "mine").dpo == params.seva.dpo

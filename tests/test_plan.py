@@ -78,9 +78,10 @@ def test_every_stage_of_every_preset_has_its_line(preset, tmp_path, monkeypatch)
     names = [cost.stage for cost in costs]
     assert len(set(names)) == len(names)
     stages = [YAML(typ="safe").load(ROOT / file)["stages"] for file in ("dvc.yaml", "pipelines/csr/dvc.yaml")]
-    known = {name.partition("@")[0] for name in names} | {"evaluate_base"}
+    known = {name.partition("@")[0] for name in names}
     assert known == {*stages[0], *stages[1]} - (set() if params.continued_sft.models else {"train_continued"})
-    assert {"evaluate@base", *(f"evaluate@{row}" for row in params.evaluate.models)} <= set(names)
+    assert {*(f"evaluate@{row}" for row in params.evaluate.models), "evaluate@1"} <= set(names)
+    assert {f"train_dpo@{source}" for source in params.methods} <= set(names)
     shown = show(costs, H200, "h200", 1)
     assert all(name in shown for name in names)
     assert max(map(len, shown.splitlines())) < 130

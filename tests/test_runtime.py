@@ -322,6 +322,13 @@ def test_a_process_that_dies_on_another_machine_ends_the_stage(project, cluster)
     assert "rank      : 1" in done.stderr
 
 
+def test_more_processes_than_gpus_are_refused_before_torch_is_there(project):
+    (project / "gpus.yaml").write_text((ROOT / "configs/accelerate/multi-gpu.yaml").read_text())
+    done = launch(project, "toy", ACCELERATE_CONFIG="gpus.yaml", CUDA_VISIBLE_DEVICES="0")
+    assert done.returncode == 1
+    assert "gpus.yaml asks for 4 processes with a GPU each, and this machine shows 1: set num_processes" in done.stderr
+
+
 def no_memory_on_a_gpu():
     import torch
 

@@ -1,9 +1,9 @@
 """Studies: a fixed list of experiments over several seeds, and the published effects that they are to test.
 
 studies/<name>.yaml holds seeds by split, runs (each a set of dotted overrides of params.yaml), rows (a model of a run), figures and
-effects. The last split decides; on the others settings are tuned, for which one seed may do. It unfolds into one table with a row for each row, seed and split, so that what is measured is found, and what is missing
-is run, as for the papers' tables. Seeds draw everything: the scenes, the base, the pairs, the training. A study is of the small
-world, where a seed can have all of that.
+effects. The last split decides; on the others settings are tuned, for which one seed may do. It unfolds into one table with a row
+for each row, seed and split, so that what is measured is found, and what is missing is run, as for the papers' tables. Seeds draw
+everything: the scenes, the base, the pairs, the training. A study is of the small world, where a seed can have all of that.
 """
 
 from __future__ import annotations
