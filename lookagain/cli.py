@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lookagain.papers.cells import Filled
     from lookagain.params import Params
 
+COMPARED_RESAMPLES = 10_000  # of `compare`, at the least
+
 app = typer.Typer(
     help="Self-training of vision-language models, reproduced.",
     no_args_is_help=True,
@@ -259,7 +261,9 @@ def compare(
         folder, settings.pope.suffix, settings.chair.prompt, images, settings.benchmarks, settings.prompts
     )
     mine, other = (read_records(f"data/answers/{model}.jsonl", Answer) for model in (first, second))
-    metrics = score_model(annotations, mine, other, None, Bootstrap(settings.bootstrap, chosen.seed))
+    # A bootstrap's p is never below 2 / (resamples + 1), which Holm's correction over so many figures multiplies.
+    resamples = max(settings.bootstrap, COMPARED_RESAMPLES)
+    metrics = score_model(annotations, mine, other, None, Bootstrap(resamples, chosen.seed))
     show(differences(metrics), first, second)
 
 

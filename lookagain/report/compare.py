@@ -12,6 +12,7 @@ from lookagain import stats
 from lookagain.records import Metric
 from lookagain.report.tables import p_against_base
 
+WIDTH = 94  # characters that the table takes, on narrower terminals too
 VERSUS = "_vs_base"  # how a comparison's keys end: the second model takes the base's place
 
 
@@ -40,11 +41,11 @@ def show(rows: list[Difference], first: str, second: str, console: Console | Non
     table = Table(title=f"{first} against {second}, on the same images", title_justify="left", box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for column in (first, second, "gap", "95% interval", "p", "p (Holm)"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         value, gap = row.first.value or 0.0, row.gap.value or 0.0
-        interval = f"{row.gap.low or 0.0:+.1f} to {row.gap.high or 0.0:+.1f}"
+        interval = f"{row.gap.low or 0.0:+.1f}, {row.gap.high or 0.0:+.1f}"
         style = "bold" if row.p_holm < 0.05 else ""
         figures = f"{value:.1f}", f"{value - gap:.1f}", f"{gap:+.1f}", interval, f"{row.p:.2g}", f"{row.p_holm:.2g}"
         table.add_row(row.key, *figures, style=style)
-    (console or Console()).print(table)
+    (console or Console(width=max(Console().width, WIDTH))).print(table)
