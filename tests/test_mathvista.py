@@ -4,6 +4,7 @@ import pytest
 
 from lookagain.metrics import mathvista
 from lookagain.metrics.benchmark import LLAVA15, BenchmarkError
+from lookagain.metrics.score import score_files
 
 CHOICES = {"question_type": "multi_choice", "answer_type": "text", "choices": ["27", "35", "65 cm"], "precision": None}
 INTEGER = {"question_type": "free_form", "answer_type": "integer", "choices": None, "precision": None}
@@ -98,3 +99,20 @@ def test_answers_with_and_without_extractions(tmp_path):
     path.write_text('{"1": {"response": "5"}, "1": {"response": "6"}}')
     with pytest.raises(BenchmarkError, match="id '1' repeats"):
         mathvista.read_answers(path)
+
+
+def test_official_answer_rows_hold_the_problem_and_its_answer_is_not_the_models(tmp_path):
+    problems = {"1": problem(INTEGER, "5"), "2": problem(CHOICES, "35")}
+    (tmp_path / "testmini.json").write_text(json.dumps(problems))
+    said = {"1": {"response": "4"}, "2": {"response": "(B)"}}
+    rows = {pid: {"pid": pid, **row, "query": "Hint: ...", **said[pid]} for pid, row in problems.items()}
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows.values())))
+    for name in ("answers.json", "answers.jsonl"):
+        found = score_files("mathvista", tmp_path / name, tmp_path)
+        assert found["summary"]["accuracy"] == 50  # 4 is wrong, (B) is 35
+    del rows["2"]["response"]
+    rows["2"]["error"] = "CUDA out of memory"
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    with pytest.raises(BenchmarkError, match="problem 2: needs response"):
+        mathvista.read_answers(tmp_path / "answers.json")

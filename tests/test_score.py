@@ -96,7 +96,7 @@ def chair_files(folder):
         "annotations": [{"image_id": 7, "category_id": 1}],
     }
     (folder / "instances_val2014.json").write_text(json.dumps(instances))
-    captions = {"annotations": [{"image_id": 8, "caption": "A toilet seat."}]}
+    captions = {"annotations": [{"image_id": 7, "caption": "It runs."}, {"image_id": 8, "caption": "A toilet seat."}]}
     (folder / "captions_val2014.json").write_text(json.dumps(captions))
     answers = [{"image_id": 7, "caption": "A dog and cats."}, {"image_id": 8, "caption": "Toilet seats."}]
     (folder / "answers.json").write_text(json.dumps(answers))
@@ -159,3 +159,48 @@ def test_the_command_fails_in_one_line(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("error: 1 of 12 questions have no answer")
     assert done.stderr.count("\n") == 1
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("pope", "coco_pope_random.json", b"PK\x03\x04\xff\xfe"),
+        ("pope", "coco_pope_random.json", NESTED.encode()),
+        ("pope", "coco_pope_random.json", b'{"question_id": 1, "image": "a.jpg", "text": 5, "label": "yes"}'),
+        ("chair", "instances_val2014.json", b"PK\x03\x04\xff\xfe"),
+        ("chair", "captions_val2014.json", NESTED.encode()),
+        ("chair", "captions_val2014.json", b'{"annotations": [{"image_id": 7, "caption": 5}]}'),
+        ("chartqa", "test_human.json", b"null"),
+        ("gqa", "testdev_balanced_questions.json", NESTED.encode()),
+        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": null, "answer": "no"}}'),
+        ("mmbench", "mmbench_dev_20230712.tsv", b"index\tquestion\tA\tB\tanswer\n1\tWhat is it?\n"),
+    ],
+)
+def test_references_of_another_shape_are_refused_and_named(tmp_path, name, file, content):
+    chair_files(tmp_path)
+    pope_files(tmp_path)
+    answers = tmp_path / ("answers.json" if name == "chair" else "answers.jsonl")
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(BenchmarkError, match=str(tmp_path)):
+        score.score_files(name, answers, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("pope", "a.jsonl", NESTED),
+        ("pope", "a.jsonl", '{"a":' * 100_000),
+        ("mathvista", "a.json", NESTED),
+        ("chair", "a.json", '{"a":' * 100_000),
+        ("chair", "a.json", '{"imgToEval": {"7": 5}}'),
+        ("mmbench", "a.tsv", "index\tprediction\n1\n"),
+    ],
+)
+def test_answers_of_another_shape_are_refused_and_named(tmp_path, name, file, content):
+    pope_files(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(BenchmarkError, match=file):
+        score.score_files(name, tmp_path / file, tmp_path)

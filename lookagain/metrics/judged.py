@@ -26,7 +26,7 @@ def read_json(path: Path, source: str) -> Any:
     """A JSON file. Raises BenchmarkError."""
     try:
         return json.loads(read_text(path, source))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise BenchmarkError(f"{path} is not JSON: {error}") from error
 
 
@@ -38,7 +38,7 @@ def read_lines(path: Path, source: str, needs: tuple[str, ...] = ()) -> list[dic
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise BenchmarkError(f"{path}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict) or not set(needs) <= row.keys():
             raise BenchmarkError(

@@ -184,8 +184,9 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _text(where: str, row: Any) -> str:
+    """What is scored of an official row, which holds the problem and its answer too: the extraction, else the response."""
     if not isinstance(row, dict):
         raise BenchmarkError(f"{where}: expected an object with response, got {str(row)[:60]!r}")
     if str(row.get("extraction") or "").strip():
         return f'The answer is "{official.value(where, row, ("extraction",))}".'
-    return official.value(where, row, official.RESPONSES)
+    return official.value(where, row, ("response",))  # `answer`, in the official rows, is the right one

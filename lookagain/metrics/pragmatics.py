@@ -170,4 +170,4 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _response(where: str, row: dict[str, Any]) -> str:
-    return json.dumps(row["scores"]) if "scores" in row else official.value(where, row, official.RESPONSES)
+    return json.dumps(row["scores"]) if "scores" in row else official.response(where, row)

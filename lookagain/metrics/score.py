@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,8 +58,10 @@ def score_files(name: str, answers: Path, reference: Path, captions: Path | None
     benchmark = load(name)
     if not Path(answers).exists():
         raise UserError(f"no answers {answers}: give --answers a file (for MME, a folder) in the official format")
-    responses = benchmark.read_answers(answers)
-    questions = _read(name, benchmark, reference, captions, responses)
+    with _published_format(answers, f"write them as {name}'s own scripts do"):
+        responses = benchmark.read_answers(answers)
+    with _published_format(reference, f"get it again from {benchmark.SOURCE}"):
+        questions = _read(name, benchmark, reference, captions, responses)
     check_ids(questions, responses, reference, benchmark.SOURCE)
     if hasattr(benchmark, "check_answers"):
         benchmark.check_answers(answers, questions)
@@ -74,6 +77,17 @@ def score_files(name: str, answers: Path, reference: Path, captions: Path | None
         "splits": {split: _rounded(scores) for split, scores in splits.items()},
         "summary": _rounded(benchmark.summary(splits)),
     }
+
+
+@contextmanager
+def _published_format(path: Path, remedy: str) -> Iterator[None]:
+    """What a reader trips over in a file of another shape, as an error that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError) as error:
+        raise BenchmarkError(f"{path} is not in the published format: {error!r}; {remedy}") from error
 
 
 def _read(

@@ -96,7 +96,7 @@ def read_answers(path: Path) -> dict[str, str]:
 
 def _response(where: str, row: dict[str, Any]) -> str:
     if LOSSES not in row:
-        return official.value(where, row, official.RESPONSES)
+        return official.response(where, row)
     losses = row[LOSSES]
     numbers = isinstance(losses, list) and all(isinstance(loss, int | float) and math.isfinite(loss) for loss in losses)
     if not numbers or len(losses) != len(LETTERS):
