@@ -33,6 +33,10 @@ LIST = {"question_type": "free_form", "answer_type": "list", "choices": None, "p
         ("5.", INTEGER, "5", "5"),
         ("5.7", INTEGER, "5.7", "5"),  # officially cut, not rounded
         ("1,000", INTEGER, "1000", "1000"),
+        ("-1,234,567.", INTEGER, "-1234567", "-1234567"),
+        ("3,4", INTEGER, "", None),  # not 34
+        ("1,0000", INTEGER, "", None),
+        ("1,234.5", FLOAT, "1234.5", "1234.5"),
         ('The answer is "8".', INTEGER, "8", "8"),
         ('The answer is "eight".', INTEGER, "eight", None),
         ("five", INTEGER, "", None),

@@ -119,6 +119,8 @@ def test_what_cannot_be_scored_is_refused_with_a_remedy(tmp_path):
     answers = pope_files(tmp_path)
     with pytest.raises(UserError, match="no benchmark 'pop'; benchmarks: chair, chartqa,"):
         score.score_files("pop", answers, tmp_path)
+    with pytest.raises(UserError, match=r"llava_bench is scored by a judge: name one in evaluate.judge"):
+        score.score_files("llava_bench", answers, tmp_path)
     with pytest.raises(UserError, match=r"no answers .*none.jsonl"):
         score.score_files("pope", tmp_path / "none.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"no reference .*nowhere: get it from https://github.com/RUCAIBox"):

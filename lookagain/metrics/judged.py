@@ -65,5 +65,5 @@ def refuse_repeats(path: Path, ids: list[str]) -> None:
 
 
 def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """100 part / whole; 0 where the whole is 0."""
-    return 100 * part / np.where(whole == 0, 1, whole)
+    """100 part / whole; NaN where the whole is 0: a judge that gave no verdict measured nothing."""
+    return 100 * part / np.where(whole == 0, np.nan, whole)

@@ -45,6 +45,8 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
         shown = preset.ocr_tokens + ", ".join(tokens.get(image, [])) if preset.ocr_tokens else ""
         prompt = text + shown + preset.single_word
         questions.append(Question(str(identity), image, NAME, SPLIT, prompt, json.dumps(answers, ensure_ascii=False)))
+    if preset.ocr_tokens and questions and not any(question.image_id in tokens for question in questions):
+        raise BenchmarkError(f"{path.parent}: the OCR tokens are of other images than the questions; get both from {SOURCE}")
     return questions
 
 
