@@ -92,6 +92,20 @@ def test_reads_testmini_and_builds_queries(tmp_path):
     assert mathvista.tally(questions, ["6", "", "about 1.2"]) == (3, 0, 2)
 
 
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (problem(CHOICES, "35", choices=None), "choices"),
+        (problem(FLOAT, "1.2", precision=None), "precision"),
+        (problem(INTEGER, None), "answer"),
+    ],
+)
+def test_a_problem_has_what_its_kind_needs(tmp_path, row, named):
+    (tmp_path / "testmini.json").write_text(json.dumps({"1": row}))
+    with pytest.raises(BenchmarkError, match=f"problem 1: {named} = None is not as published"):
+        mathvista.read(tmp_path, LLAVA15)
+
+
 def test_answers_with_and_without_extractions(tmp_path):
     path = tmp_path / "answers.json"
     path.write_text(json.dumps({"1": {"response": "I count five."}, "2": {"response": "It is long.", "extraction": "B"}}))

@@ -82,6 +82,10 @@ def test_answers_to_problems_without_an_image_are_counted_and_ignored(tmp_path):
     found = score_files("scienceqa", answers, tmp_path)
     assert (found["n"], found["ignored"], found["extra"], found["empty"]) == (1, 1, 0, 0)
     assert found["summary"]["accuracy"] == 100
+    folder(tmp_path, image=None)
+    with pytest.raises(BenchmarkError, match="holds no question"):
+        score_files("scienceqa", answers, tmp_path)
+    folder(tmp_path)
     answers.write_text('{"question_id": "1", "text": "B"}\n{"question_id": "3", "text": "B"}\n')  # a training problem
     with pytest.raises(BenchmarkError, match=r"1 answers are to no question of .*, as 3"):
         score_files("scienceqa", answers, tmp_path)

@@ -164,6 +164,7 @@ def test_the_command_fails_in_one_line(tmp_path):
 
 
 NESTED = "[" * 100_000
+TEXT_ROW = {"question": "q", "image_id": "i", "question_id": 1}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,9 @@ NESTED = "[" * 100_000
         ("chair", "captions_val2014.json", NESTED.encode()),
         ("chair", "captions_val2014.json", b'{"annotations": [{"image_id": 7, "caption": 5}]}'),
         ("chartqa", "test_human.json", b"null"),
+        ("chartqa", "test_human.json", b'[{"imgname": "a.png", "query": "q", "label": null}]'),
+        ("textvqa", "TextVQA_0.5.1_val.json", json.dumps({"data": [TEXT_ROW | {"answers": [5] * 10}]}).encode()),
+        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": "q", "answer": null}}'),
         ("gqa", "testdev_balanced_questions.json", NESTED.encode()),
         ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": null, "answer": "no"}}'),
         ("mmbench", "mmbench_dev_20230712.tsv", b"index\tquestion\tA\tB\tanswer\n1\tWhat is it?\n"),
@@ -185,6 +189,7 @@ def test_references_of_another_shape_are_refused_and_named(tmp_path, name, file,
     chair_files(tmp_path)
     pope_files(tmp_path)
     answers = tmp_path / ("answers.json" if name == "chair" else "answers.jsonl")
+    (tmp_path / "test_augmented.json").write_text("[]")
     (tmp_path / file).write_bytes(content)
     with pytest.raises(BenchmarkError, match=str(tmp_path)):
         score.score_files(name, answers, tmp_path)

@@ -36,9 +36,11 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
     questions = []
     for split, path in files.items():
         for number, row in enumerate(official.read_json(path, SOURCE)):
-            image, text, label = official.entry(f"{path}, entry {number + 1}", row, ["imgname", "query", "label"])
+            where = f"{path}, entry {number + 1}"
+            image, text, _ = official.entry(where, row, ["imgname", "query", "label"])
+            label = official.value(where, row, ("label",))
             identity = f"{split}-{number}"
-            questions.append(Question(identity, Path(image).stem, NAME, split, text + preset.chart, str(label)))
+            questions.append(Question(identity, Path(image).stem, NAME, split, text + preset.chart, label))
     return questions
 
 

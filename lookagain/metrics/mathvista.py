@@ -60,6 +60,14 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
 
 def _question(where: str, pid: str, row: dict[str, Any]) -> Question:
     official.entry(where, row, FIELDS)
+    needs: dict[str, type | tuple[type, ...]] = {"answer": str}
+    if row["question_type"] == MULTIPLE:
+        needs["choices"] = list
+    elif row["answer_type"] == "float":
+        needs["precision"] = (int, float)
+    for name, kind in needs.items():
+        if not isinstance(row[name], kind):
+            raise BenchmarkError(f"{where}: {name} = {row[name]!r} is not as published; get it again from {SOURCE}")
     (task,) = official.entry(f"{where}, metadata", row["metadata"], ["task"])
     reference = {key: row[key] for key in ("answer", "choices", "question_type", "answer_type", "precision")}
     image = Path(row["image"]).stem

@@ -136,6 +136,8 @@ def check_ids(questions: Sequence[Question], responses: Mapping[str, str], refer
         faults.append(f"{len(extra)} answers are to no question of {reference}, as {', '.join(extra[:NAMED])}")
     if faults:
         raise BenchmarkError(f"{'; '.join(faults)}: answers and reference must be of one version; published at {source}")
+    if not questions:
+        raise BenchmarkError(f"{reference} holds no question: get it again from {source}")
 
 
 def score_splits(
