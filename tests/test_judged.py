@@ -502,7 +502,8 @@ def test_a_judge_that_fails_on_everything_measures_nothing(judged, module):
     assert figures.pop("failed").value == 100
     assert figures.pop("wins", Metric(None, reason="")).value is None
     headline = module.METRICS[0]
-    assert {*module.METRICS[:-1], f"{headline}_vs_base", f"{headline}_p_vs_base"} == figures.keys()
+    tested = "p_vs_base" if module is contextual else f"{headline}_p_vs_base"
+    assert {*module.METRICS[:-1], f"{headline}_vs_base", tested} == figures.keys()
     assert {(one.value, one.se, one.reason) for one in figures.values()} == {
         (None, None, "no verdict: the judge failed on all 2 answers")
     }
@@ -513,9 +514,17 @@ def test_a_comparison_needs_verdicts_on_both(judged, module):
     metrics = judged(module, [ASKED[module]] * 2, ["good", "good"], ["bad", "bad"], Reader({"good": FIRST[module]}))
     headline = f"{module.NAME}/all/{module.METRICS[0]}"
     assert metrics[headline].value in (100, 50)  # all right, all hallucinated; 4 of 8, 0.5 of 1
-    for kind in ("vs", "p_vs"):
-        assert metrics[f"{headline}_{kind}_base"].value is None
-        assert metrics[f"{headline}_{kind}_base"].reason == "no verdict: the judge failed on all 2 answers of base"
+    tested = "contextual/all/p_vs_base" if module is contextual else f"{headline}_p_vs_base"
+    for key in (f"{headline}_vs_base", tested):
+        assert metrics[key].value is None
+        assert metrics[key].reason == "no verdict: the judge failed on all 2 answers of base"
+
+
+def test_verdicts_of_right_or_wrong_are_compared_exactly(judged):
+    mine, base = ["good"] * 5 + ["bad", "lost"], ["bad"] * 4 + ["good", "good", "good"]
+    said = Reader({"good": "Judgement: Yes", "bad": "Judgement: No"})
+    test = judged(contextual, [ASKED[contextual]] * 7, mine, base, said)["contextual/all/p_vs_base"]
+    assert (test.value, test.n) == (2 * (1 + 5) / 2**5, 6)  # four wins, one loss, a tie; one without a verdict
 
 
 def test_a_category_without_a_verdict_is_null_and_the_others_stand(judged):

@@ -189,8 +189,11 @@ def test_a_question_of_mmbench_counts_once_with_its_rotations(alone):
         for index, split in ((1, "x"), (2, "x"), (3, "y"))
         for turn in range(4)
     ]
-    metrics = score_model(Annotations(asked, {}, {}), answers(asked, ["A"] * 12), None, None, Bootstrap(50, 0))
+    base = answers(asked, ["A", "A", "A", "B"] * 3)  # no question right in all rotations
+    metrics = score_model(Annotations(asked, {}, {}), answers(asked, ["A"] * 12), base, None, Bootstrap(50, 0))
     sizes = {key: metric.n for key, metric in metrics.items() if key.endswith("/accuracy")}
+    assert metrics["mmbench/all/p_vs_base"].value == 2 / 2**3  # three wins, no loss
+    assert metrics["mmbench/x/p_vs_base"].value == 2 / 2**2
     assert sizes == {"mmbench/x/accuracy": 2, "mmbench/y/accuracy": 1, "mmbench/all/accuracy": 3}
 
 

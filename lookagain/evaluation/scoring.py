@@ -2,7 +2,7 @@
 
 Keys are `benchmark/split/metric`. Errors are bootstrapped over images. A test against another model on the same questions adds
 `<metric>_vs_<other>` (difference in the metric's unit, with its paired bootstrap error) and `<metric>_p_vs_<other>` (paired
-bootstrap); for POPE's accuracy the p-value is McNemar's exact one, under `p_vs_<other>`.
+bootstrap); where answers are right or wrong, the p-value of the accuracy is McNemar's exact one, under `p_vs_<other>`.
 The truncation control is the base's captions cut to this model's mean length, what shorter captions alone would give; CHAIR is
 tested against it too (`_vs_truncated_base`). Its cut is held fixed in the bootstrap.
 """
@@ -20,7 +20,7 @@ from lookagain.evaluation import suite
 from lookagain.evaluation.judging import judge_responses, judged_counts, unit_sums, wins
 from lookagain.evaluation.questions import CHAIR_BENCHMARKS, CHAIR_SPLIT, Annotations
 from lookagain.judge import NO_JUDGE, Judge, Verdict
-from lookagain.metrics import chair, pope
+from lookagain.metrics import chair, contextual, pope
 from lookagain.metrics.judged import percent
 from lookagain.records import Answer, Metric, Question, RecordError
 
@@ -128,8 +128,8 @@ def _suite(
     scores = {who: suite.binary_scores(benchmark, questions, responses) for who, responses in {"": mine, **others}.items()}
     for who in others if scores[""] else ():
         for split in [key.removesuffix("/accuracy") for key in tested if key.endswith("/accuracy")]:
-            rows = [row for row, question in enumerate(questions) if split in (question.split, suite.ALL)]
-            p = stats.mcnemar([scores[""][row] for row in rows], [scores[who][row] for row in rows])
+            ours, theirs = ([right for at, right in scores[one] if split in (at, suite.ALL)] for one in ("", who))
+            p = stats.mcnemar(ours, theirs)
             del metrics[f"{benchmark}/{split}/accuracy_p_vs_{who}"]
             metrics[f"{benchmark}/{split}/p_vs_{who}"] = Metric(_round(p))
     sizes = scoring.sizes()
@@ -160,7 +160,21 @@ def _judged(
     if benchmark in COMPETED and "base" in verdicts:
         won = unit_sums(module, questions, wins(verdicts[""], verdicts["base"]))
         metrics[f"{prefix}/wins"] = win_rate(won, bootstrap)
+    if benchmark == contextual.NAME and runs == 1:  # right or wrong; means over several runs are neither
+        metrics |= _mcnemar_of_verdicts(f"{prefix}/p_vs_", verdicts)
+        metrics = {key: metric for key, metric in metrics.items() if "/accuracy_p_vs_" not in key}
     return {key: _with_reason(key, metric, verdicts) for key, metric in metrics.items()}
+
+
+def _mcnemar_of_verdicts(prefix: str, verdicts: Mapping[str, Sequence[Sequence[Verdict]]]) -> dict[str, Metric]:
+    """McNemar against each other model, over the answers that both have a verdict of right or wrong on."""
+    tests = {}
+    for who in list(verdicts)[1:]:
+        values = [(one.value, other.value) for one, other in zip(verdicts[""][0], verdicts[who][0], strict=True)]
+        both = [(one[0], other[0]) for one, other in values if one is not None and other is not None]
+        p = stats.mcnemar(*zip(*both, strict=True)) if both else None
+        tests[prefix + who] = Metric(None, reason=NO_CASE) if p is None else Metric(_round(p), n=len(both))
+    return tests
 
 
 def _with_reason(key: str, metric: Metric, judged: Mapping[str, Sequence[Sequence[Verdict]]]) -> Metric:

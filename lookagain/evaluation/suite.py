@@ -160,8 +160,18 @@ class Scoring:
         return [*summary, *(key for key in figures if key.endswith(f"/{first}") and key not in summary)]
 
 
-def binary_scores(name: str, questions: Sequence[Question], responses: Responses) -> list[float]:
-    """Each answer's score, for benchmarks that mark answers right or wrong and whose accuracy is the share of right ones."""
-    if module(name) in (*CIRCULAR, textvqa, vizwiz):  # circular: all rotations count together; or marked in between
+def binary_scores(name: str, questions: Sequence[Question], responses: Responses) -> list[tuple[str, float]]:
+    """(split, 1 or 0) of each answer, or of each question of MMBench with all its rotations: what an accuracy is the share of.
+
+    Empty for benchmarks that also mark answers in between.
+    """
+    if module(name) in (textvqa, vizwiz):
         return []
-    return [module(name).score_answer(question, responses[name, question.split, question.id]) for question in questions]
+    scores = [module(name).score_answer(question, responses[name, question.split, question.id]) for question in questions]
+    if module(name) not in CIRCULAR:
+        return [(question.split, score) for question, score in zip(questions, scores, strict=True)]
+    lowest: dict[tuple[str, str], float] = {}
+    for question, score in zip(questions, scores, strict=True):
+        place = question.split, module(name).unit(question)
+        lowest[place] = min(score, lowest.get(place, 1.0))
+    return [(split, score) for (split, _), score in lowest.items()]
