@@ -164,35 +164,38 @@ def test_the_command_fails_in_one_line(tmp_path):
 
 
 NESTED = "[" * 100_000
-TEXT_ROW = {"question": "q", "image_id": "i", "question_id": 1}
+TEXT_ROW = {"question": "q", "image_id": "i", "question_id": 1, "answers": [5] * 10}
+
+
+SHAPE = "is not in the published format"
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "content"),
+    ("name", "file", "content", "message"),
     [
-        ("pope", "coco_pope_random.json", b"PK\x03\x04\xff\xfe"),
-        ("pope", "coco_pope_random.json", NESTED.encode()),
-        ("pope", "coco_pope_random.json", b'{"question_id": 1, "image": "a.jpg", "text": 5, "label": "yes"}'),
-        ("chair", "instances_val2014.json", b"PK\x03\x04\xff\xfe"),
-        ("chair", "captions_val2014.json", NESTED.encode()),
-        ("chair", "captions_val2014.json", b'{"annotations": [{"image_id": 7, "caption": 5}]}'),
-        ("chartqa", "test_human.json", b"null"),
-        ("chartqa", "test_human.json", b'[{"imgname": "a.png", "query": "q", "label": null}]'),
-        ("textvqa", "TextVQA_0.5.1_val.json", json.dumps({"data": [TEXT_ROW | {"answers": [5] * 10}]}).encode()),
-        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": "q", "answer": null}}'),
-        ("gqa", "testdev_balanced_questions.json", NESTED.encode()),
-        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": null, "answer": "no"}}'),
-        ("mmbench", "mmbench_dev_20230712.tsv", b"index\tquestion\tA\tB\tanswer\n1\tWhat is it?\n"),
+        ("pope", "coco_pope_random.json", b"PK\x03\x04\xff\xfe", "coco_pope_random.json is no UTF-8 text"),
+        ("pope", "coco_pope_random.json", NESTED.encode(), "coco_pope_random.json, line 1: needs question_id"),
+        ("pope", "coco_pope_random.json", b'{"question_id": 1, "image": "a.jpg", "text": 5, "label": "yes"}', SHAPE),
+        ("chair", "instances_val2014.json", b"PK\x03\x04\xff\xfe", "instances_val2014.json is no UTF-8 text"),
+        ("chair", "captions_val2014.json", NESTED.encode(), "captions_val2014.json is not JSON"),
+        ("chair", "captions_val2014.json", b'{"annotations": [{"image_id": 7, "caption": 5}]}', "do not match COCO's format"),
+        ("chartqa", "test_human.json", b"null", SHAPE),
+        ("chartqa", "test_human.json", b'[{"imgname": "a.png", "query": "q", "label": null}]', "label = 'None' must be text"),
+        ("textvqa", "TextVQA_0.5.1_val.json", json.dumps({"data": [TEXT_ROW]}).encode(), "human answer 5 must be text"),
+        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": "q", "answer": null}}', "must be text"),
+        ("gqa", "testdev_balanced_questions.json", NESTED.encode(), "is not JSON"),
+        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": null, "answer": "no"}}', SHAPE),
     ],
 )
-def test_references_of_another_shape_are_refused_and_named(tmp_path, name, file, content):
+def test_references_of_another_shape_are_refused_and_named(tmp_path, name, file, content, message):
     chair_files(tmp_path)
     pope_files(tmp_path)
     answers = tmp_path / ("answers.json" if name == "chair" else "answers.jsonl")
     (tmp_path / "test_augmented.json").write_text("[]")
     (tmp_path / file).write_bytes(content)
-    with pytest.raises(BenchmarkError, match=str(tmp_path)):
+    with pytest.raises(BenchmarkError, match=message) as error:
         score.score_files(name, answers, tmp_path)
+    assert str(tmp_path) in str(error.value)
 
 
 @pytest.mark.parametrize(
