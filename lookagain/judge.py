@@ -1,10 +1,11 @@
 """A judge: a language model behind an OpenAI-compatible chat endpoint, asked many questions at once, each at most once.
 
-Verdicts are cached in an append-only JSONL file under a hash of (model, messages, temperature, max_tokens, run); the text is kept
-and parsed anew, so that a mended parser needs no new requests. What can pass (a timeout, a broken connection, 408, 429, 5xx) is
-tried again with exponential backoff and jitter, a Retry-After is obeyed; an answer that is no verdict is asked again with a
-reminder. What then has no verdict is a failure, counted with its reason: it never becomes a score. A wrong address, key or model
-name ends the run with a UserError instead, as no question would fare better.
+Verdicts are cached in an append-only JSONL file under a hash of (base_url, model, messages, temperature, max_tokens, run): a
+model of the same name elsewhere is another judge. The text is kept and parsed anew, so that a mended parser needs no new requests.
+What can pass (a timeout, a broken connection, 408, 429, 5xx) is tried again with exponential backoff and jitter, a Retry-After is
+obeyed; an answer that is no verdict is asked again with a reminder. What then has no verdict is a failure, counted with its
+reason: it never becomes a score. A wrong address, key or model name ends the run with a UserError instead, as no question would
+fare better.
 
 The key goes into one header of requests to `base_url` and nowhere else: redirections are not followed, proxy settings are not read.
 """
@@ -151,7 +152,7 @@ class Judge:
         }
 
     def _key(self, ask: Ask) -> str:
-        parts = [self.model, ask.messages, ask.temperature, ask.max_tokens, ask.run]
+        parts = [self.base_url, self.model, ask.messages, ask.temperature, ask.max_tokens, ask.run]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _recall(self, key: str, ask: Ask) -> Verdict | None:

@@ -46,7 +46,8 @@ def write_benchmarks(folder: Path, rng: np.random.Generator, images: int = 6) ->
     dogs = [{"image_id": number, "category_id": 1} for number in range(images)]
     instances = {"images": shown, "categories": [{"id": 1, "name": "dog"}], "annotations": dogs}
     (folder / "instances.json").write_text(json.dumps(instances))
-    (folder / "captions.json").write_text(json.dumps({"annotations": []}))
+    captions = [{"image_id": number, "caption": "A dog."} for number in range(images)]
+    (folder / "captions.json").write_text(json.dumps({"annotations": captions}))
     asked = [
         {"question_id": n, "image": f"{n}.png", "text": "Is there a dog in the image?", "label": "yes"} for n in range(images)
     ]

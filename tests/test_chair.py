@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookagain.metrics import chair
@@ -99,6 +99,7 @@ def coco(tmp_path, categories=("dog", "tv")):
         "annotations": [
             {"image_id": 7, "caption": "A man watches a monitor."},
             {"image_id": 7, "caption": "People at home"},
+            {"image_id": 8, "caption": "A quiet street."},
             {"image_id": 99, "caption": "A cat of another split."},
         ]
     }
@@ -130,6 +131,7 @@ def test_truncated_captions_have_the_wanted_mean_length(mean, total):
     assert chair.truncate(dict(reversed(CAPTIONS.items())), mean) == cut
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 9), min_size=1, max_size=12), st.floats(0, 9))
 def test_truncation_is_within_half_a_word_and_even(lengths, mean):
     captions = {image: " ".join(["w"] * length) for image, length in lengths.items()}
@@ -194,3 +196,15 @@ def test_outlines_are_skipped_and_nothing_else_is(tmp_path, indent, other):
 def test_captions_in_three_formats(tmp_path, text):
     (tmp_path / "captions.json").write_text(text)
     assert chair.read_answers(tmp_path / "captions.json") == {"7": "A dog."}
+
+
+def test_captions_of_other_images_are_refused(tmp_path):
+    instances, captions = coco(tmp_path)
+    only = json.loads(captions.read_text())
+    captions.write_text(json.dumps({"annotations": only["annotations"][:2]}))
+    with pytest.raises(chair.ChairError, match=r"captions.json: no reference caption of 1 of 2 images, as b; take both files"):
+        chair.read_truth(instances, captions)
+    assert len(chair.read_files(instances, captions, {"7"})) == 1  # the other image is not asked about
+    captions.write_text('{"annotations": []}')
+    with pytest.raises(chair.ChairError, match="1 of 1 images, as COCO_val2014_000000000007"):
+        chair.read_files(instances, captions, {"7"})

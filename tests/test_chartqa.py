@@ -51,3 +51,12 @@ def test_human_and_augmented_apart_and_their_mean(tmp_path):
     (tmp_path / "test_augmented.json").unlink()
     with pytest.raises(BenchmarkError, match=r"test_augmented.json.*vis-nlp/ChartQA"):
         chartqa.read(tmp_path, LLAVA15)
+
+
+def test_one_file_is_the_split_that_its_name_says(tmp_path):
+    (tmp_path / "test_human.json").write_text(json.dumps([{"imgname": "10.png", "query": "How many?", "label": "14"}]))
+    questions = chartqa.read(tmp_path / "test_human.json", LLAVA15)
+    assert [(question.id, question.split) for question in questions] == [("human-0", "human")]
+    (tmp_path / "test_human.json").rename(tmp_path / "test.json")
+    with pytest.raises(BenchmarkError, match=r"test.json: its name must hold one of human, augmented"):
+        chartqa.read(tmp_path / "test.json", LLAVA15)

@@ -142,7 +142,10 @@ def folder(tmp_path):
         "annotations": [{"image_id": image, "category_id": category} for image, category in [(1, 1), (2, 1), (3, 2)]],
     }
     (tmp_path / "instances.json").write_text(json.dumps(instances))
-    (tmp_path / "captions.json").write_text(json.dumps({"annotations": [{"image_id": 3, "caption": "A cat on a bed."}]}))
+    captions = [
+        {"image_id": image, "caption": text} for image, text in [(1, "A dog."), (2, "It rests."), (3, "A cat on a bed.")]
+    ]
+    (tmp_path / "captions.json").write_text(json.dumps({"annotations": captions}))
     for split in ("random", "popular", "adversarial"):
         rows = [
             {"question_id": number, "image": image, "text": f"Is there a {name} in the image?", "label": label}

@@ -347,3 +347,11 @@ def test_two_judges_may_share_a_cache(serve, tmp_path):
     for thread in threads:
         thread.join()
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 60
+
+
+def test_a_model_of_the_same_name_elsewhere_is_another_judge(serve, tmp_path):
+    path = tmp_path / "cache.jsonl"
+    first = patient(serve(lambda *_: ok("1")), cache_path=path)
+    assert first.verdicts(asks())[0].value == (1.0,)
+    second = patient(serve(lambda *_: ok("2")), cache_path=path)
+    assert second.verdicts(asks())[0].value == (2.0,)

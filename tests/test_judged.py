@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookagain.evaluation.judging import judge_responses, wins
-from lookagain.evaluation.scoring import Bootstrap, win_rate
+from lookagain.evaluation.questions import Annotations
+from lookagain.evaluation.scoring import Bootstrap, score_model, win_rate
 from lookagain.judge import Verdict
 from lookagain.metrics import contextual, llava_bench, mmvet, shr
 from lookagain.metrics.benchmark import LLAVA15, BenchmarkError, JudgedBenchmark
-from lookagain.records import Question
+from lookagain.records import Answer, Metric, Question
 
 MODULES = [contextual, llava_bench, mmvet, shr]
+NAN = float("nan")
 
 
 def question(reference, name="1", image="1", text="What is it?"):
@@ -23,7 +26,7 @@ def question(reference, name="1", image="1", text="What is it?"):
 
 
 def figures(module, counts):
-    return {name: pytest.approx(float(value)) for name, value in module.score(np.array(counts)).items()}
+    return {name: pytest.approx(float(value), nan_ok=True) for name, value in module.score(np.array(counts)).items()}
 
 
 def lines(path, rows):
@@ -81,7 +84,7 @@ def test_llava_bench_figures_by_hand():
         "score": 100 * 16 / 27,
         "conv": 100 * 11 / 17,
         "detail": 50,
-        "complex": 0,
+        "complex": NAN,  # no verdict
         "failed": 25,
     }
 
@@ -197,8 +200,8 @@ def test_mmvet_figures_by_hand():
         "rec": 0,
         "ocr": 75,
         "know": 0,
-        "gen": 0,
-        "spat": 0,
+        "gen": NAN,  # no question needs it
+        "spat": NAN,
         "math": 100,
         "failed": 0,
     }
@@ -261,6 +264,9 @@ def test_mmvet_answers(tmp_path):
         ("Yes, it is correct.", None),
         ("Judgement: Nothing to say", None),
         ("Judgement: unsure", None),
+        ("Judgement: Yes/No", None),
+        ("Judgement: No or yes", None),
+        ("Judgement: No.\nJudgement: Yes / No", None),
         ("", None),
     ],
 )
@@ -445,8 +451,95 @@ def test_order_is_irrelevant_units_add_up_and_failures_change_no_figure(module, 
     )
     assert set(before) == set(module.METRICS)
     for name in module.METRICS[:-1]:
-        assert np.isclose(before[name], after[name])
-        assert before[name] >= 0
-        assert module in (llava_bench, shr) or before[name] <= 100 + 1e-9
+        assert np.isclose(before[name], after[name], equal_nan=True)
+        assert np.isnan(before[name]) or before[name] >= 0
+        assert module in (llava_bench, shr) or not before[name] > 100 + 1e-9
     assert before["failed"] == 0
     assert np.isclose(after["failed"], 100 / (len(drawn) + 1))
+
+
+class Reader(Oracle):
+    """A judge that answers by the response it reads; no verdict where it knows none of the words."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def verdicts(self, asks):
+        texts = [next((t for word, t in self.said.items() if word in ask.messages[-1]["content"]), "?") for ask in asks]
+        return [Verdict(ask.parse(text), text) for ask, text in zip(asks, texts, strict=True)]
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Metrics of one benchmark's questions, a response each, against the base's."""
+    monkeypatch.setattr("lookagain.evaluation.scoring.pope.SPLITS", ())
+    monkeypatch.setattr("lookagain.evaluation.scoring.CHAIR_BENCHMARKS", ())
+
+    def measured(module, asked, mine, base, judge):
+        asked = [replace(one, benchmark=module.NAME, id=str(number)) for number, one in enumerate(asked)]
+        answers = [
+            [Answer(q.id, q.image_id, q.benchmark, q.split, "m", q.prompt, text) for q, text in zip(asked, texts, strict=True)]
+            for texts in (mine, base)
+        ]
+        return score_model(Annotations(asked, {}, {}), *answers, None, Bootstrap(400, 0), judge)
+
+    return measured
+
+
+ASKED = {
+    contextual: question("r"),
+    llava_bench: question({"category": "conv", "captions": "c", "answer": "a", "role": "R", "rule": "r"}),
+    mmvet: question({"answer": "a", "capabilities": ["rec"]}),
+    shr: question({"regions": "", "facts": ""}),
+}
+FIRST = {contextual: "Judgement: Yes", llava_bench: "8 4", mmvet: "0.5", shr: "Judgement:\n1. hallucination: no"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_judge_that_fails_on_everything_measures_nothing(judged, module):
+    metrics = judged(module, [ASKED[module]] * 2, ["good", "good"], ["good", "good"], Reader({}))
+    figures = {key.split("/")[2]: metric for key, metric in metrics.items()}
+    assert figures.pop("failed").value == 100
+    assert figures.pop("wins", Metric(None, reason="")).value is None
+    headline = module.METRICS[0]
+    tested = "p_vs_base" if module is contextual else f"{headline}_p_vs_base"
+    assert {*module.METRICS[:-1], f"{headline}_vs_base", tested} == figures.keys()
+    assert {(one.value, one.se, one.reason) for one in figures.values()} == {
+        (None, None, "no verdict: the judge failed on all 2 answers")
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_comparison_needs_verdicts_on_both(judged, module):
+    metrics = judged(module, [ASKED[module]] * 2, ["good", "good"], ["bad", "bad"], Reader({"good": FIRST[module]}))
+    headline = f"{module.NAME}/all/{module.METRICS[0]}"
+    assert metrics[headline].value in (100, 50)  # all right, all hallucinated; 4 of 8, 0.5 of 1
+    tested = "contextual/all/p_vs_base" if module is contextual else f"{headline}_p_vs_base"
+    for key in (f"{headline}_vs_base", tested):
+        assert metrics[key].value is None
+        assert metrics[key].reason == "no verdict: the judge failed on all 2 answers of base"
+
+
+def test_verdicts_of_right_or_wrong_are_compared_exactly(judged):
+    mine, base = ["good"] * 5 + ["bad", "lost"], ["bad"] * 4 + ["good", "good", "good"]
+    said = Reader({"good": "Judgement: Yes", "bad": "Judgement: No"})
+    test = judged(contextual, [ASKED[contextual]] * 7, mine, base, said)["contextual/all/p_vs_base"]
+    assert (test.value, test.n) == (2 * (1 + 5) / 2**5, 6)  # four wins, one loss, a tie; one without a verdict
+
+
+def test_a_category_without_a_verdict_is_null_and_the_others_stand(judged):
+    detail = replace(ASKED[llava_bench], reference=ASKED[llava_bench].reference.replace("conv", "detail"), image_id="2")
+    mine = ["good", "bad"]
+    metrics = judged(llava_bench, [ASKED[llava_bench], detail], mine, mine, Reader({"good": "8 4"}))
+    assert (metrics["llava_bench/all/conv"].value, metrics["llava_bench/all/failed"].value) == (50, 50)
+    assert metrics["llava_bench/all/score"].se == 0  # resamples without a verdict are left out, not counted as 0
+    assert metrics["llava_bench/all/detail"].value is None
+    assert metrics["llava_bench/all/detail"].reason.startswith("no verdict bears on it")
+
+
+def test_win_rates_resample_images_and_not_their_questions(judged):
+    asked = [replace(ASKED[llava_bench], image_id=image) for image in "aaabbb"]
+    said = Reader({"good": "5 9", "bad": "5 1", "base": "5 5"})
+    rate = judged(llava_bench, asked, ["good"] * 3 + ["bad"] * 3, ["base"] * 6, said)["llava_bench/all/wins"]
+    assert (rate.value, rate.n) == (50, 6)
+    assert rate.se == pytest.approx(100 * 0.5 / 2**0.5, abs=3)  # two images; over six questions it would be 20.4

@@ -4,6 +4,7 @@ import pytest
 
 from lookagain.metrics import mathvista
 from lookagain.metrics.benchmark import LLAVA15, BenchmarkError
+from lookagain.metrics.score import score_files
 
 CHOICES = {"question_type": "multi_choice", "answer_type": "text", "choices": ["27", "35", "65 cm"], "precision": None}
 INTEGER = {"question_type": "free_form", "answer_type": "integer", "choices": None, "precision": None}
@@ -32,6 +33,10 @@ LIST = {"question_type": "free_form", "answer_type": "list", "choices": None, "p
         ("5.", INTEGER, "5", "5"),
         ("5.7", INTEGER, "5.7", "5"),  # officially cut, not rounded
         ("1,000", INTEGER, "1000", "1000"),
+        ("-1,234,567.", INTEGER, "-1234567", "-1234567"),
+        ("3,4", INTEGER, "", None),  # not 34
+        ("1,0000", INTEGER, "", None),
+        ("1,234.5", FLOAT, "1234.5", "1234.5"),
         ('The answer is "8".', INTEGER, "8", "8"),
         ('The answer is "eight".', INTEGER, "eight", None),
         ("five", INTEGER, "", None),
@@ -87,6 +92,20 @@ def test_reads_testmini_and_builds_queries(tmp_path):
     assert mathvista.tally(questions, ["6", "", "about 1.2"]) == (3, 0, 2)
 
 
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (problem(CHOICES, "35", choices=None), "choices"),
+        (problem(FLOAT, "1.2", precision=None), "precision"),
+        (problem(INTEGER, None), "answer"),
+    ],
+)
+def test_a_problem_has_what_its_kind_needs(tmp_path, row, named):
+    (tmp_path / "testmini.json").write_text(json.dumps({"1": row}))
+    with pytest.raises(BenchmarkError, match=f"problem 1: {named} = None is not as published"):
+        mathvista.read(tmp_path, LLAVA15)
+
+
 def test_answers_with_and_without_extractions(tmp_path):
     path = tmp_path / "answers.json"
     path.write_text(json.dumps({"1": {"response": "I count five."}, "2": {"response": "It is long.", "extraction": "B"}}))
@@ -98,3 +117,20 @@ def test_answers_with_and_without_extractions(tmp_path):
     path.write_text('{"1": {"response": "5"}, "1": {"response": "6"}}')
     with pytest.raises(BenchmarkError, match="id '1' repeats"):
         mathvista.read_answers(path)
+
+
+def test_official_answer_rows_hold_the_problem_and_its_answer_is_not_the_models(tmp_path):
+    problems = {"1": problem(INTEGER, "5"), "2": problem(CHOICES, "35")}
+    (tmp_path / "testmini.json").write_text(json.dumps(problems))
+    said = {"1": {"response": "4"}, "2": {"response": "(B)"}}
+    rows = {pid: {"pid": pid, **row, "query": "Hint: ...", **said[pid]} for pid, row in problems.items()}
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows.values())))
+    for name in ("answers.json", "answers.jsonl"):
+        found = score_files("mathvista", tmp_path / name, tmp_path)
+        assert found["summary"]["accuracy"] == 50  # 4 is wrong, (B) is 35
+    del rows["2"]["response"]
+    rows["2"]["error"] = "CUDA out of memory"
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    with pytest.raises(BenchmarkError, match="problem 2: needs response"):
+        mathvista.read_answers(tmp_path / "answers.json")

@@ -57,3 +57,25 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "answers.jsonl").write_bytes(b"PK\x03\x04\xff\xfe")
     with pytest.raises(BenchmarkError, match=r"answers.jsonl is no UTF-8 text"):
         official.read_answers(tmp_path / "answers.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"question_id": 1, "answer": "gold", "prediction": "no"}', "answer and prediction could each be the response"),
+        ('{"question_id": 1, "text": "Is it?", "answer": "no"}', "text and answer could each"),
+    ],
+)
+def test_a_row_with_two_possible_responses_is_refused(tmp_path, row, message):
+    with pytest.raises(BenchmarkError, match=f"line 1: {message}"):
+        official.read_answers(write(tmp_path, row))
+
+
+def test_the_rows_of_llavas_scripts_are_read(tmp_path):
+    row = '{"question_id": 1, "prompt": "Is it?", "text": "no", "answer_id": "x", "model_id": "m", "metadata": {}}'
+    assert official.read_answers(write(tmp_path, row)) == {"1": "no"}
+
+
+def test_a_folder_is_named_as_such(tmp_path):
+    with pytest.raises(BenchmarkError, match="is a folder: give one file"):
+        official.read_answers(tmp_path)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lookagain.metrics import pope
-from lookagain.metrics.benchmark import LLAVA15
+from lookagain.metrics.benchmark import LLAVA15, BenchmarkError
+from lookagain.metrics.score import score_files
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_answers_say_their_split(tmp_path):
         (tmp_path / "parts" / f"{split}.jsonl").write_text('{"question_id": 1, "text": "Yes"}\n')
     assert sorted(pope.read_answers(tmp_path / "parts")) == ["adversarial-1", "popular-1", "random-1"]
     (tmp_path / "all.jsonl").write_text('{"question_id": 1, "text": "Yes"}\n')
-    with pytest.raises(pope.PopeError, match="its name must hold one of random"):
+    with pytest.raises(BenchmarkError, match="its name must hold one of random"):
         pope.read_answers(tmp_path / "all.jsonl")
     (tmp_path / "random.jsonl").write_text('{"answer": "Yes"}\n')
     with pytest.raises(pope.PopeError, match="a shift would go unnoticed"):
@@ -156,3 +157,17 @@ def test_the_mean_over_the_three_files():
     scores = {"random": figures | {"f1": 80.0}, "popular": figures | {"f1": 70.0}, "adversarial": figures | {"f1": 60.0}}
     assert pope.summary(scores) == figures | {"f1": 70}
     assert pope.summary({"random": figures}) == {}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_questions_are_no_answers(tmp_path, labelled):
+    rows = [json.loads(line) for line in (labels(tmp_path) / "coco_pope_random.json").read_text().splitlines()]
+    kept = [{name: entry for name, entry in row.items() if labelled or name != "label"} for row in rows]
+    path = write(tmp_path / "my_random.json", kept)
+    with pytest.raises(pope.PopeError, match="line 1: has a label" if labelled else "every response is the question itself"):
+        score_files("pope", path, tmp_path / "coco_pope_random.json")
+    write(path, [{"question_id": 1, "text": "Is there a dog in the image?"}, {"question_id": 2, "text": "no"}])
+    assert score_files("pope", path, tmp_path / "coco_pope_random.json")["splits"]["random"]["accuracy"] == 100  # one echo
+    write(path, [row | {"answer": "no"} for row in kept])
+    with pytest.raises(BenchmarkError, match="line 1: has a label" if labelled else "text and answer could each"):
+        pope.read_answers(path)

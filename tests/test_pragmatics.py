@@ -98,11 +98,13 @@ def test_counting_asks_for_a_number(tmp_path):
 def test_pairs_of_captions_and_answers(tmp_path):
     rows = [[139, "A photo of a tv to the left of a chair", "A photo of a tv to the right of a chair"]]
     ranked, _ = pragmatics.read(write(tmp_path, "coco_qa_two_obj", rows), LLAVA15)
-    assert (ranked.id, ranked.image_id) == ("coco_qa_two_obj-0_contrastive", "139")
+    assert (ranked.id, ranked.image_id) == ("coco_qa_two_obj-0_contrastive", "000000000139")  # COCO's file name
+    assert pragmatics.read(write(tmp_path, "vg_qa_two_obj", rows), LLAVA15)[-1].image_id == "139"  # Visual Genome's
     (tmp_path / "answers.jsonl").write_text('{"question_id": "coco_qa_two_obj-0_contrastive", "scores": [0.5, 0.25]}\n')
     assert pragmatics.score_answer(ranked, pragmatics.read_answers(tmp_path / "answers.jsonl")[ranked.id]) == 1
-    with pytest.raises(BenchmarkError, match="JSON list of 2 scores"):
-        pragmatics.score_answer(ranked, "A")
+    for wrong in ("A", "[NaN, 0.25]", "[0.5, NaN]", "[Infinity, 0]", "[1]"):
+        with pytest.raises(BenchmarkError, match="JSON list of 2 scores, one finite number for each"):
+            pragmatics.score_answer(ranked, wrong)
 
 
 def test_malformed_files_are_refused(tmp_path):

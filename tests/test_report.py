@@ -81,7 +81,8 @@ def _write_benchmark(folder, truth, rng):
     ]
     boxes = [{"image_id": int(one), "category_id": OBJECTS.index(name) + 1} for one, names in truth.items() for name in names]
     (folder / "instances.json").write_text(json.dumps({"images": entries, "categories": categories, "annotations": boxes}))
-    (folder / "captions.json").write_text(json.dumps({"annotations": []}))
+    captions = [{"image_id": int(one), "caption": "A scene."} for one in truth]
+    (folder / "captions.json").write_text(json.dumps({"annotations": captions}))
     for split in pope.SPLITS:
         lines = [
             {

@@ -4,6 +4,7 @@ import pytest
 
 from lookagain.metrics import scienceqa
 from lookagain.metrics.benchmark import LLAVA15, BenchmarkError
+from lookagain.metrics.score import score_files
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,18 @@ def test_malformed_files_are_refused(tmp_path):
     (tmp_path / "pid_splits.json").unlink()
     with pytest.raises(BenchmarkError, match=r"none of pid_splits.json.*github.com/lupantech"):
         scienceqa.read(tmp_path, LLAVA15)
+
+
+def test_answers_to_problems_without_an_image_are_counted_and_ignored(tmp_path):
+    answers = folder(tmp_path) / "answers.jsonl"
+    answers.write_text('{"question_id": "1", "text": "B"}\n{"question_id": "2", "text": ""}\n')
+    found = score_files("scienceqa", answers, tmp_path)
+    assert (found["n"], found["ignored"], found["extra"], found["empty"]) == (1, 1, 0, 0)
+    assert found["summary"]["accuracy"] == 100
+    folder(tmp_path, image=None)
+    with pytest.raises(BenchmarkError, match="holds no question"):
+        score_files("scienceqa", answers, tmp_path)
+    folder(tmp_path)
+    answers.write_text('{"question_id": "1", "text": "B"}\n{"question_id": "3", "text": "B"}\n')  # a training problem
+    with pytest.raises(BenchmarkError, match=r"1 answers are to no question of .*, as 3"):
+        score_files("scienceqa", answers, tmp_path)

@@ -96,7 +96,7 @@ def chair_files(folder):
         "annotations": [{"image_id": 7, "category_id": 1}],
     }
     (folder / "instances_val2014.json").write_text(json.dumps(instances))
-    captions = {"annotations": [{"image_id": 8, "caption": "A toilet seat."}]}
+    captions = {"annotations": [{"image_id": 7, "caption": "It runs."}, {"image_id": 8, "caption": "A toilet seat."}]}
     (folder / "captions_val2014.json").write_text(json.dumps(captions))
     answers = [{"image_id": 7, "caption": "A dog and cats."}, {"image_id": 8, "caption": "Toilet seats."}]
     (folder / "answers.json").write_text(json.dumps(answers))
@@ -119,6 +119,8 @@ def test_what_cannot_be_scored_is_refused_with_a_remedy(tmp_path):
     answers = pope_files(tmp_path)
     with pytest.raises(UserError, match="no benchmark 'pop'; benchmarks: chair, chartqa,"):
         score.score_files("pop", answers, tmp_path)
+    with pytest.raises(UserError, match=r"llava_bench is scored by a judge: name one in evaluate.judge"):
+        score.score_files("llava_bench", answers, tmp_path)
     with pytest.raises(UserError, match=r"no answers .*none.jsonl"):
         score.score_files("pope", tmp_path / "none.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"no reference .*nowhere: get it from https://github.com/RUCAIBox"):
@@ -159,3 +161,56 @@ def test_the_command_fails_in_one_line(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("error: 1 of 12 questions have no answer")
     assert done.stderr.count("\n") == 1
+
+
+NESTED = "[" * 100_000
+TEXT_ROW = {"question": "q", "image_id": "i", "question_id": 1, "answers": [5] * 10}
+
+
+SHAPE = "is not in the published format"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("pope", "coco_pope_random.json", b"PK\x03\x04\xff\xfe", "coco_pope_random.json is no UTF-8 text"),
+        ("pope", "coco_pope_random.json", NESTED.encode(), "coco_pope_random.json, line 1: needs question_id"),
+        ("pope", "coco_pope_random.json", b'{"question_id": 1, "image": "a.jpg", "text": 5, "label": "yes"}', SHAPE),
+        ("chair", "instances_val2014.json", b"PK\x03\x04\xff\xfe", "instances_val2014.json is no UTF-8 text"),
+        ("chair", "captions_val2014.json", NESTED.encode(), "captions_val2014.json is not JSON"),
+        ("chair", "captions_val2014.json", b'{"annotations": [{"image_id": 7, "caption": 5}]}', "do not match COCO's format"),
+        ("chartqa", "test_human.json", b"null", SHAPE),
+        ("chartqa", "test_human.json", b'[{"imgname": "a.png", "query": "q", "label": null}]', "label = 'None' must be text"),
+        ("textvqa", "TextVQA_0.5.1_val.json", json.dumps({"data": [TEXT_ROW]}).encode(), "human answer 5 must be text"),
+        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": "q", "answer": null}}', "must be text"),
+        ("gqa", "testdev_balanced_questions.json", NESTED.encode(), "is not JSON"),
+        ("gqa", "testdev_balanced_questions.json", b'{"1": {"imageId": "n", "question": null, "answer": "no"}}', SHAPE),
+    ],
+)
+def test_references_of_another_shape_are_refused_and_named(tmp_path, name, file, content, message):
+    chair_files(tmp_path)
+    pope_files(tmp_path)
+    answers = tmp_path / ("answers.json" if name == "chair" else "answers.jsonl")
+    (tmp_path / "test_augmented.json").write_text("[]")
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(BenchmarkError, match=message) as error:
+        score.score_files(name, answers, tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("pope", "a.jsonl", NESTED),
+        ("pope", "a.jsonl", '{"a":' * 100_000),
+        ("mathvista", "a.json", NESTED),
+        ("chair", "a.json", '{"a":' * 100_000),
+        ("chair", "a.json", '{"imgToEval": {"7": 5}}'),
+        ("mmbench", "a.tsv", "index\tprediction\n1\n"),
+    ],
+)
+def test_answers_of_another_shape_are_refused_and_named(tmp_path, name, file, content):
+    pope_files(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(BenchmarkError, match=file):
+        score.score_files(name, tmp_path / file, tmp_path)

@@ -4,6 +4,7 @@ import pytest
 
 from lookagain.metrics import seedbench
 from lookagain.metrics.benchmark import LLAVA15, BenchmarkError
+from lookagain.metrics.score import score_files
 
 
 def folder(tmp_path, **changes):
@@ -69,3 +70,10 @@ def test_malformed_files_are_refused(tmp_path):
         seedbench.read(folder(tmp_path, answer="E"), LLAVA15)
     with pytest.raises(BenchmarkError, match="no question of types 1 to 9"):
         seedbench.read(folder(tmp_path, question_type_id=12), LLAVA15)
+
+
+def test_answers_to_questions_about_videos_are_counted_and_ignored(tmp_path):
+    answers = folder(tmp_path) / "answers.jsonl"
+    answers.write_text('{"question_id": "101669", "prediction": "B"}\n{"question_id": "v1", "prediction": "A"}\n')
+    found = score_files("seedbench", answers, tmp_path)
+    assert (found["n"], found["ignored"], found["summary"]["accuracy"]) == (1, 1, 100)

@@ -15,7 +15,9 @@ from lookagain.generation import Request, option_losses
 from lookagain.images import ImageStore
 from lookagain.judge import NO_JUDGE
 from lookagain.metrics.benchmark import BenchmarkError
+from lookagain.metrics.score import JUDGED
 from lookagain.records import Answer
+from lookagain.report.compare import differences
 
 NAMES = ["mme", "seedbench", "seedbench_ranking", "pragmatics"]
 
@@ -104,7 +106,7 @@ def test_figures_and_tests_between_models_by_hand(folder, monkeypatch):
     # 3 of 4 answers and 1 of 2 images right
     assert metrics["mme/existence/score"].value == 125
     assert metrics["mme/existence/score"].n == 4
-    assert metrics["mme/existence/score_vs_base"].value == 125 - 50
+    assert metrics["mme/all/score_vs_base"].value == 125 - 50  # of one split, all of it
     assert metrics["seedbench/all/accuracy"].value == 100
     assert metrics["seedbench_ranking/all/accuracy"].value == 0
     assert metrics["seedbench/all/p_vs_base"].value == 1
@@ -162,3 +164,68 @@ def test_option_losses_are_those_of_a_forward_of_prompt_and_option(policy, image
             with torch.no_grad():
                 logps = policy.forward(ids, features).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
             assert loss == pytest.approx(-float(logps[-len(response) :].mean()), abs=1e-5)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Without POPE and CHAIR."""
+    monkeypatch.setattr("lookagain.evaluation.scoring.pope.SPLITS", ())
+    monkeypatch.setattr("lookagain.evaluation.scoring.CHAIR_BENCHMARKS", ())
+
+
+def test_one_split_is_tested_once(alone):
+    asked = [suite.Question(str(number), str(number), "gqa", "testdev_balanced", "q", "yes") for number in range(12)]
+    mine, base = answers(asked, ["yes"] * 12), answers(asked, ["no"] * 6 + ["yes"] * 6)
+    metrics = score_model(Annotations(asked, {}, {}), mine, base, None, Bootstrap(50, 0))
+    (only,) = differences(metrics)
+    assert (only.key, only.p, only.p_holm) == ("gqa/all/accuracy", 2 / 2**6, 2 / 2**6)  # six wins, no loss
+    assert metrics["gqa/testdev_balanced/accuracy"].value == 100
+
+
+def test_a_question_of_mmbench_counts_once_with_its_rotations(alone):
+    reference = json.dumps({"answer": "A", "options": {"A": "red", "B": "blue"}})
+    asked = [
+        suite.Question(str(index + turn * 10**6), str(index), "mmbench", split, "q", reference)
+        for index, split in ((1, "x"), (2, "x"), (3, "y"))
+        for turn in range(4)
+    ]
+    base = answers(asked, ["A", "A", "A", "B"] * 3)  # no question right in all rotations
+    metrics = score_model(Annotations(asked, {}, {}), answers(asked, ["A"] * 12), base, None, Bootstrap(50, 0))
+    sizes = {key: metric.n for key, metric in metrics.items() if key.endswith("/accuracy")}
+    assert metrics["mmbench/all/p_vs_base"].value == 2 / 2**3  # three wins, no loss
+    assert metrics["mmbench/x/p_vs_base"].value == 2 / 2**2
+    assert sizes == {"mmbench/x/accuracy": 2, "mmbench/y/accuracy": 1, "mmbench/all/accuracy": 3}
+
+
+def test_judged_benchmarks_are_known_by_name_where_files_are_scored():
+    assert set(JUDGED) == set(suite.JUDGED)
+
+
+def test_images_of_mme_in_folders_of_their_own(published, tmp_path):
+    folder = published / "mme/artwork"
+    for name in ("questions_answers_YN/9.txt", "images/9.png"):
+        (folder / name).parent.mkdir(parents=True)
+    (folder / "questions_answers_YN/9.txt").write_bytes((published / "mme/existence/01.txt").read_bytes())
+    (folder / "images/9.png").write_bytes(png())
+    import_benchmark("mme", str(published / "mme"), tmp_path / "test/mme", "llava15", 10**6)
+    assert "artwork/9" in ImageStore(tmp_path / "test/mme/images").ids
+
+
+def test_images_of_seedbench_without_a_suffix(published, tmp_path):
+    image = published / "seedbench/SEED-Bench-image/towels.png"
+    image.rename(image.with_suffix(""))
+    import_benchmark("seedbench", str(published / "seedbench"), tmp_path / "test/seedbench", "llava15", 10**6)
+    assert ImageStore(tmp_path / "test/seedbench/images").ids == ["towels"]
+    assert json.loads((tmp_path / "test/seedbench/source.json").read_text())["files"].keys() == {"SEED-Bench.json"}
+
+
+def test_two_files_of_one_name_are_refused(published, tmp_path):
+    (published / "pragmatics/old").mkdir()
+    (published / "pragmatics/old/room.png").write_bytes(png())
+    with pytest.raises(BenchmarkError, match=r"several files may be image 'room'.*images/room.png, .*old/room.png"):
+        import_benchmark("pragmatics", str(published / "pragmatics"), tmp_path / "test/p", "llava15", 10**6)
+    (published / "mme/count").mkdir()
+    for name in ("01.txt", "01.png"):  # as in another subtask, whose folder tells them apart
+        (published / "mme/count" / name).write_bytes((published / "mme/existence" / name).read_bytes())
+    import_benchmark("mme", str(published / "mme"), tmp_path / "test/mme", "llava15", 10**6)
+    assert set(ImageStore(tmp_path / "test/mme/images").ids) == {"count/01", "existence/01", "existence/02"}

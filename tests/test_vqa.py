@@ -80,6 +80,9 @@ def test_ocr_tokens_are_read_for_prompts_that_show_them_only(tmp_path):
     (tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json").unlink()
     with pytest.raises(BenchmarkError, match=r"TextVQA_Rosetta.*textvqa.org"):
         textvqa.read(tmp_path, LLAVA15)
+    (tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json").write_text('{"data": [{"image_id": "other", "ocr_tokens": ["x"]}]}')
+    with pytest.raises(BenchmarkError, match="OCR tokens are of other images"):
+        textvqa.read(tmp_path, LLAVA15)
     plain = PromptPreset(" S", " L", " C", " K", " U", "")
     assert textvqa.read(tmp_path, plain)[0].prompt == "what brand? S"
 

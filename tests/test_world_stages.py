@@ -46,7 +46,10 @@ def coco(tmp_path, monkeypatch) -> Params:
             "annotations": boxes,
             "categories": [{"id": 18, "name": "dog"}],
         },
-        "annotations/captions_val2014.json": {"images": images, "annotations": [{"id": 1, "image_id": 0, "caption": "A cat."}]},
+        "annotations/captions_val2014.json": {
+            "images": images,
+            "annotations": [{"id": number, "image_id": number, "caption": "A cat."} for number in range(3)],
+        },
     }
     question = {"question_id": 1, "image": "COCO_2.jpg", "text": "Is there a dog in the image?", "label": "yes"}
     files |= {f"pope/coco_pope_{split}.json": question for split in ("random", "popular", "adversarial")}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,15 +77,16 @@ def import_benchmark(name: str, source: str, target: Path, preset: str, max_pixe
     """
     folder = locate(name, source)
     questions = suite.module(name).read(folder, PRESETS[preset])
+    images = _image_files(folder, {question.image_id for question in questions})
     shutil.rmtree(target, ignore_errors=True)
     hashes = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() not in SUFFIXES):
+    for path in sorted({path for path in folder.rglob("*") if path.is_file()} - set(images)):
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         hashes[str(path.relative_to(folder))] = hashlib.sha256(copy.read_bytes()).hexdigest()
     usable, unusable = [], []
-    for row in _images(name, folder, questions):
+    for row in _images(name, folder, questions, images):
         if row[1] is None and (fault := _fault(Path(str(row[2])), max_pixels)):
             unusable.append(fault)
         else:
@@ -99,7 +100,18 @@ def import_benchmark(name: str, source: str, target: Path, preset: str, max_pixe
     return found
 
 
-def _images(name: str, folder: Path, questions: Sequence[Question]) -> Iterable[tuple[str, bytes | None, str | None]]:
+def _image_files(folder: Path, wanted: Container[str]) -> list[Path]:
+    """The images in a folder; one without a suffix, as SEED-Bench has them, is known by the id of a question's image."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and (path.suffix.lower() in SUFFIXES or (not path.suffix and path.name in wanted))
+    )
+
+
+def _images(
+    name: str, folder: Path, questions: Sequence[Question], paths: Sequence[Path]
+) -> Iterable[tuple[str, bytes | None, str | None]]:
     """(image id, bytes, path) of every image that the questions name."""
     wanted = dict.fromkeys(question.image_id for question in questions)
     if name in (mmbench.NAME, mmbench_cn.NAME):
@@ -107,14 +119,33 @@ def _images(name: str, folder: Path, questions: Sequence[Question]) -> Iterable[
         for path in sorted(folder.glob("*.tsv")):
             stored |= mmbench.images(path)
         return [(image, _found(stored, image, name, folder), None) for image in wanted]
-    files: dict[str, str] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
-        for known_as in (path.stem, f"{path.parent.name}/{path.stem}", path.parent.name if path.stem == "image" else path.stem):
-            files.setdefault(known_as, str(path))
-    return [
-        (image, None, _found(files, Path(image).with_suffix("").as_posix() if image not in files else image, name, folder))
-        for image in wanted
-    ]
+    files: dict[str, list[Path]] = {}
+    for path in paths:
+        for known_as in _known_as(path):
+            files.setdefault(known_as, []).append(path)
+    rows = []
+    for image in wanted:
+        found = _found(files, image if image in files else Path(image).with_suffix("").as_posix(), name, folder)
+        if len(found) > 1:
+            raise BenchmarkError(
+                f"{folder}: several files may be image {image!r}, which {name} asks about: {found[0]}, {found[1]}; leave only one"
+            )
+        rows.append((image, None, str(found[0])))
+    return rows
+
+
+def _known_as(path: Path) -> set[str]:
+    """The ids by which questions may name an image: its name, or its folder and its name.
+
+    ScienceQA has a folder for each image, and some of MME's subtasks hold theirs in a folder images/.
+    """
+    folder = path.parent
+    names = {path.stem, f"{folder.name}/{path.stem}"}
+    if path.stem == "image":
+        names.add(folder.name)
+    if folder.name == "images":
+        names.add(f"{folder.parent.name}/{path.stem}")
+    return names
 
 
 def _found(known: dict[str, Any], image: str, name: str, folder: Path) -> Any:

@@ -27,17 +27,27 @@ def judge_responses(
 
 def judged_counts(benchmark: JudgedBenchmark, questions: Sequence[Question], runs: Sequence[Sequence[Verdict]]) -> np.ndarray:
     """(units, counts) from the verdicts of all runs, units sorted, so that two models' rows are paired."""
-    units: dict[str, list[int]] = {}
-    for row, question in enumerate(questions):
-        units.setdefault(benchmark.unit(question), []).append(row)
     return np.array(
         [
             benchmark.tally_verdicts(
                 [questions[row] for _ in runs for row in rows], [verdicts[row].value for verdicts in runs for row in rows]
             )
-            for _, rows in sorted(units.items())
+            for rows in _rows_by_unit(benchmark, questions)
         ]
     )
+
+
+def unit_sums(benchmark: JudgedBenchmark, questions: Sequence[Question], counts: np.ndarray) -> np.ndarray:
+    """(units, k) from the questions' own counts (questions, k): what is drawn independently is resampled together."""
+    return np.array([counts[rows].sum(axis=0) for rows in _rows_by_unit(benchmark, questions)])
+
+
+def _rows_by_unit(benchmark: JudgedBenchmark, questions: Sequence[Question]) -> list[list[int]]:
+    """The questions' places, by resampling unit, units sorted."""
+    units: dict[str, list[int]] = {}
+    for row, question in enumerate(questions):
+        units.setdefault(benchmark.unit(question), []).append(row)
+    return [rows for _, rows in sorted(units.items())]
 
 
 def wins(mine: Sequence[Sequence[Verdict]], others: Sequence[Sequence[Verdict]]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Keys are `benchmark/split/metric`. Errors are bootstrapped over images. A test against another model on the same questions adds
 `<metric>_vs_<other>` (difference in the metric's unit, with its paired bootstrap error) and `<metric>_p_vs_<other>` (paired
-bootstrap); for POPE's accuracy the p-value is McNemar's exact one, under `p_vs_<other>`.
+bootstrap); where answers are right or wrong, the p-value of the accuracy is McNemar's exact one, under `p_vs_<other>`.
 The truncation control is the base's captions cut to this model's mean length, what shorter captions alone would give; CHAIR is
 tested against it too (`_vs_truncated_base`). Its cut is held fixed in the bootstrap.
 """
@@ -10,18 +10,17 @@ tested against it too (`_vs_truncated_base`). Its cut is held fixed in the boots
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lookagain import stats
 from lookagain.evaluation import suite
-from lookagain.evaluation.judging import judge_responses, judged_counts, wins
+from lookagain.evaluation.judging import judge_responses, judged_counts, unit_sums, wins
 from lookagain.evaluation.questions import CHAIR_BENCHMARKS, CHAIR_SPLIT, Annotations
-from lookagain.judge import NO_JUDGE, Judge
-from lookagain.metrics import chair, pope
+from lookagain.judge import NO_JUDGE, Judge, Verdict
+from lookagain.metrics import chair, contextual, pope
 from lookagain.metrics.judged import percent
 from lookagain.records import Answer, Metric, Question, RecordError
 
@@ -30,6 +29,7 @@ CHAIR_TESTED = ("chair_s", "chair_i", "recall")
 COMPETED = ("llava_bench", "mmvet")  # judged benchmarks whose verdicts end with the response's score
 CHAIR_CONTROL = ("chair_s", "chair_i", "recall")
 IS_BASE = "this is the base"
+NO_CASE = "there is no case of it"
 
 Score = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -128,11 +128,11 @@ def _suite(
     scores = {who: suite.binary_scores(benchmark, questions, responses) for who, responses in {"": mine, **others}.items()}
     for who in others if scores[""] else ():
         for split in [key.removesuffix("/accuracy") for key in tested if key.endswith("/accuracy")]:
-            rows = [row for row, question in enumerate(questions) if split in (question.split, suite.ALL)]
-            p = stats.mcnemar([scores[""][row] for row in rows], [scores[who][row] for row in rows])
+            ours, theirs = ([right for at, right in scores[one] if split in (at, suite.ALL)] for one in ("", who))
+            p = stats.mcnemar(ours, theirs)
             del metrics[f"{benchmark}/{split}/accuracy_p_vs_{who}"]
             metrics[f"{benchmark}/{split}/p_vs_{who}"] = Metric(_round(p))
-    sizes = Counter(question.split for question in questions) | {suite.ALL: len(questions)}
+    sizes = scoring.sizes()
     return {key: dataclasses.replace(metric, n=sizes[key.split("/")[1]]) for key, metric in metrics.items()}
 
 
@@ -158,12 +158,38 @@ def _judged(
     counts = {who: judged_counts(module, questions, found) for who, found in verdicts.items()}
     metrics = measure(prefix, module.METRICS, module.score, counts, module.METRICS[:1], len(questions), bootstrap)
     if benchmark in COMPETED and "base" in verdicts:
-        metrics[f"{prefix}/wins"] = win_rate(wins(verdicts[""], verdicts["base"]), bootstrap)
-    return metrics
+        won = unit_sums(module, questions, wins(verdicts[""], verdicts["base"]))
+        metrics[f"{prefix}/wins"] = win_rate(won, bootstrap)
+    if benchmark == contextual.NAME and runs == 1:  # right or wrong; means over several runs are neither
+        metrics |= _mcnemar_of_verdicts(f"{prefix}/p_vs_", verdicts)
+        metrics = {key: metric for key, metric in metrics.items() if "/accuracy_p_vs_" not in key}
+    return {key: _with_reason(key, metric, verdicts) for key, metric in metrics.items()}
+
+
+def _mcnemar_of_verdicts(prefix: str, verdicts: Mapping[str, Sequence[Sequence[Verdict]]]) -> dict[str, Metric]:
+    """McNemar against each other model, over the answers that both have a verdict of right or wrong on."""
+    tests = {}
+    for who in list(verdicts)[1:]:
+        values = [(one.value, other.value) for one, other in zip(verdicts[""][0], verdicts[who][0], strict=True)]
+        both = [(one[0], other[0]) for one, other in values if one is not None and other is not None]
+        p = stats.mcnemar(*zip(*both, strict=True)) if both else None
+        tests[prefix + who] = Metric(None, reason=NO_CASE) if p is None else Metric(_round(p), n=len(both))
+    return tests
+
+
+def _with_reason(key: str, metric: Metric, judged: Mapping[str, Sequence[Sequence[Verdict]]]) -> Metric:
+    """A judged figure; if nothing measures it, null with what the judge failed on: this model's answers, or the compared one's."""
+    if metric.reason != NO_CASE:
+        return metric
+    for who in [who for who in judged if not who or key.endswith(f"_vs_{who}")]:
+        if all(verdict.value is None for run in judged[who] for verdict in run):
+            whose = f" of {who}" if who else ""
+            return Metric(None, reason=f"no verdict: the judge failed on all {len(judged[who][0])} answers{whose}")
+    return Metric(None, reason="no verdict bears on it: the judge failed on all answers that count here, or there are none")
 
 
 def win_rate(won: np.ndarray, bootstrap: Bootstrap) -> Metric:
-    """The share, in percent, of questions won among those won or lost: (questions, 2), of `judging.wins`. SeVa's Figure 5."""
+    """The share, in percent, of questions won among those won or lost: (units, 2), sums of `judging.wins`. SeVa's Figure 5."""
     if not won.any():
         return Metric(None, reason="no question is judged better or worse than the base's response")
 
@@ -221,7 +247,8 @@ def measure(
 ) -> dict[str, Metric]:
     """Metrics with bootstrap errors from counts by image: this model's first, under "", then those of models to test against.
 
-    All models are resampled together, so that the errors of differences are paired.
+    All models are resampled together, so that the errors of differences are paired. A figure that is NaN, or is compared with one,
+    was not measured: it is null. Resamples in which it is NaN are left out of its error.
     """
     width = counts[""].shape[1]
     sums = stats.resample(np.concatenate(list(counts.values()), axis=1), bootstrap.resamples, bootstrap.seed)
@@ -232,14 +259,24 @@ def measure(
         for name in tested:
             gap, draws = value[""][name] - value[who][name], drawn[""][name] - drawn[who][name]
             metrics[f"{prefix}/{name}_vs_{who}"] = _metric(gap, draws, n)
-            metrics[f"{prefix}/{name}_p_vs_{who}"] = Metric(_round(stats.difference(float(gap), draws).p), n=n)
+            metrics[f"{prefix}/{name}_p_vs_{who}"] = _p_value(gap, draws, n)
     return metrics
 
 
 def _metric(value: np.ndarray, draws: np.ndarray, n: int) -> Metric:
     """A figure with its bootstrap error and 95% percentile interval."""
+    draws = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or not draws.size:
+        return Metric(None, reason=NO_CASE)
     low, high = np.percentile(draws, [2.5, 97.5])
     return Metric(_round(value), _round(stats.spread(draws)), n, low=_round(low), high=_round(high))
+
+
+def _p_value(gap: np.ndarray, draws: np.ndarray, n: int) -> Metric:
+    draws = draws[np.isfinite(draws)]
+    if not np.isfinite(gap) or not draws.size:
+        return Metric(None, reason=NO_CASE)
+    return Metric(_round(stats.difference(float(gap), draws).p), n=n)
 
 
 def _nulls_of_base() -> dict[str, Metric]:

@@ -44,6 +44,7 @@ BENCHMARKS: dict[str, Any] = {
     for module in (scienceqa, textvqa, chartqa, mmbench, mmbench_cn, mathvista, mme, seedbench, vizwiz, gqa, pragmatics)
 } | {RANKING: seedbench}
 JUDGED: dict[str, Any] = {module.NAME: module for module in (llava_bench, mmvet, shr, contextual)}
+CIRCULAR = (mmbench, mmbench_cn)  # a question is right if all its rotations are
 ALL = "all"  # the split of a benchmark's summary
 
 Responses = Mapping[tuple[str, str, str], str]  # (benchmark, split, question id) -> response
@@ -128,6 +129,14 @@ class Scoring:
             table[rows[unit], start : start + width] = block
         return table
 
+    def sizes(self) -> dict[str, int]:
+        """How many questions each split has, and all have together; MMBench's with all its rotations is one."""
+        circular = module(self.name) in CIRCULAR
+        sizes = dict.fromkeys(self.splits, 0)
+        for (_, split), questions in self.units.items():
+            sizes[split] += 1 if circular else len(questions)
+        return sizes | {ALL: sum(sizes.values())}
+
     def score(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Figures by "split/metric" from summed counts (..., splits * counts); the summary's split is "all"."""
         parts = np.split(np.asarray(counts, dtype=float), len(self.splits), axis=-1)
@@ -140,14 +149,29 @@ class Scoring:
         return {key: value for key, value in figures.items() if not key.endswith("/n")}
 
     def headlines(self, figures: Iterable[str]) -> list[str]:
-        """The figures that models are tested on: the first metric of each split, and the summary's rates."""
+        """The figures that models are tested on: the first metric of each split, and the summary's rates.
+
+        One split's are the summary's: were both tested, a correction for the number of tests would count it twice.
+        """
         first = module(self.name).METRICS[0]
         summary = [key for key in figures if key.startswith(f"{ALL}/") and not key.endswith("/unparsed")]
+        if len(self.splits) == 1:
+            return summary
         return [*summary, *(key for key in figures if key.endswith(f"/{first}") and key not in summary)]
 
 
-def binary_scores(name: str, questions: Sequence[Question], responses: Responses) -> list[float]:
-    """Each answer's score, for benchmarks that mark answers right or wrong and whose accuracy is the share of right ones."""
-    if module(name) in (mmbench, mmbench_cn, textvqa, vizwiz):  # circular: all rotations count together; or marked in between
+def binary_scores(name: str, questions: Sequence[Question], responses: Responses) -> list[tuple[str, float]]:
+    """(split, 1 or 0) of each answer, or of each question of MMBench with all its rotations: what an accuracy is the share of.
+
+    Empty for benchmarks that also mark answers in between.
+    """
+    if module(name) in (textvqa, vizwiz):
         return []
-    return [module(name).score_answer(question, responses[name, question.split, question.id]) for question in questions]
+    scores = [module(name).score_answer(question, responses[name, question.split, question.id]) for question in questions]
+    if module(name) not in CIRCULAR:
+        return [(question.split, score) for question, score in zip(questions, scores, strict=True)]
+    lowest: dict[tuple[str, str], float] = {}
+    for question, score in zip(questions, scores, strict=True):
+        place = question.split, module(name).unit(question)
+        lowest[place] = min(score, lowest.get(place, 1.0))
+    return [(split, score) for (split, _), score in lowest.items()]

@@ -50,7 +50,8 @@ class Benchmark(Protocol):
     """The names that a benchmark module defines. `Question.reference` holds whatever its scorer needs, as text or JSON.
 
     A module may also define `check_answers(path, questions)`, which raises BenchmarkError if an answer file says of itself that its
-    rows are to other questions than those of the same ids.
+    rows are to other questions than those of the same ids; and `left_out(folder)`, the ids of the published questions that `read`
+    leaves out on purpose, as official answer files may hold answers to those too.
     """
 
     NAME: str
@@ -120,7 +121,7 @@ class JudgedBenchmark(Protocol):
         """The counts of one unit from its questions' verdicts; a question judged several times comes several times."""
 
     def score(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """The figures from counts summed over units, (..., k) -> (...) each; a rate without a case is 0."""
+        """The figures from counts summed over units, (..., k) -> (...) each; NaN where no verdict bears on one."""
 
     def read_answers(self, path: Path) -> dict[str, str]:
         """Responses by question id from an answer file in the official format. Raises BenchmarkError."""

@@ -97,7 +97,8 @@ def read_truth(instances: Path | str, captions: Path | str) -> dict[str, frozens
     """Each image's objects, by image id (the stem of COCO's file name): its instances and what its captions name.
 
     Reads COCO's own formats; captions of images that `instances` does not list are ignored.
-    Raises ChairError if a file is missing or malformed, or an instance has a category that is none of COCO's 80.
+    Raises ChairError if a file is missing or malformed, an instance has a category that is none of COCO's 80, or an image has no
+    caption: with the captions of another split, whatever the instances lack would count as hallucinated.
     """
     return dict(_read_objects(instances, captions, None).values())
 
@@ -120,11 +121,18 @@ def _read_objects(
                 truth[box["image_id"]].add(names[box["category_id"]])
             elif box["image_id"] not in listed:
                 raise ChairError(f"{instances}: an instance is of image {box['image_id']}, which is not listed")
+        bare = dict.fromkeys(stems)  # images without a reference caption
         for reference in references["annotations"]:
             if reference["image_id"] in stems:
                 truth[reference["image_id"]].update(mentions(reference["caption"]))
-    except (KeyError, TypeError) as error:
+                bare.pop(reference["image_id"], None)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ChairError(f"{instances} and {captions} do not match COCO's format or each other: {error!r}") from error
+    if bare:
+        raise ChairError(
+            f"{captions}: no reference caption of {len(bare)} of {len(stems)} images, as {stems[next(iter(bare))]}; take both "
+            f"files of one split: {SOURCE}"
+        )
     return {str(number): (stems[number], frozenset(objects)) for number, objects in truth.items()}
 
 
@@ -143,17 +151,19 @@ def read_files(instances: Path, captions: Path, wanted: Container[str] | None = 
 
 def _read_json(path: Path | str) -> dict:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ChairError(f"no annotation file {path}: run prepare_data, or get it from {SOURCE}") from error
+    except UnicodeDecodeError as error:
+        raise ChairError(f"{path} is no UTF-8 text: {error}") from error
     try:
         # The outlines are unused, and most of COCO's file: without them it is read in a fifth of the time.
         return json.loads(OUTLINES.sub('"segmentation":0', text))
-    except ValueError:
+    except (ValueError, RecursionError):
         pass  # outlines of another shape, or no JSON
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ChairError(f"{path} is not JSON: {error}") from error
 
 
@@ -210,7 +220,7 @@ def read_answers(path: Path) -> dict[str, str]:
     if text.lstrip().startswith("{"):
         try:
             raw = json.loads(text)
-        except ValueError:  # several lines of JSON
+        except (ValueError, RecursionError):  # several lines of JSON
             raw = {}
         if "imgToEval" in raw:
             rows = [(f"{path}, image {number}", row) for number, row in raw["imgToEval"].items()]
@@ -219,7 +229,9 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _caption(where: str, row: dict) -> tuple[str, str]:
-    return official.value(where, row, ("image_id", *official.IDS)), official.value(where, row, ("caption", *official.RESPONSES))
+    return official.value(where, row, ("image_id", *official.IDS)), official.response(
+        where, row, ("caption", *official.RESPONSES)
+    )
 
 
 def truncate(captions: Mapping[str, str], mean_words: float) -> dict[str, str]:

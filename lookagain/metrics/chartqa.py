@@ -27,14 +27,20 @@ score = accuracy.score
 
 
 def read(folder: Path, preset: PromptPreset) -> list[Question]:
-    """The questions; `reference` is the label."""
+    """The questions of both files, or of one, whose name says its split; `reference` is the label."""
+    path = Path(folder)
+    if path.is_file():
+        files = {official.split_of(path, SPLITS): path}
+    else:
+        files = {split: official.find(path, (f"test_{split}.json",), SOURCE) for split in SPLITS}
     questions = []
-    for split in SPLITS:
-        path = official.find(folder, (f"test_{split}.json",), SOURCE)
+    for split, path in files.items():
         for number, row in enumerate(official.read_json(path, SOURCE)):
-            image, text, label = official.entry(f"{path}, entry {number + 1}", row, ["imgname", "query", "label"])
+            where = f"{path}, entry {number + 1}"
+            image, text, _ = official.entry(where, row, ["imgname", "query", "label"])
+            label = official.value(where, row, ("label",))
             identity = f"{split}-{number}"
-            questions.append(Question(identity, Path(image).stem, NAME, split, text + preset.chart, str(label)))
+            questions.append(Question(identity, Path(image).stem, NAME, split, text + preset.chart, label))
     return questions
 
 

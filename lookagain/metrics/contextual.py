@@ -46,7 +46,8 @@ Instruction: {instruction}
 Reference answer: {reference}
 Response: {response}"""
 
-_JUDGEMENT = re.compile(r"judge?ment\W*:\W*(yes|no)\b", re.IGNORECASE)
+# The word, and an alternative that makes it none: "Yes/No", "Yes or No".
+_JUDGEMENT = re.compile(r"judge?ment\W*:\W*(yes|no)\b(\W*(?:/|\bor\b)\W*(?:yes|no)\b)?", re.IGNORECASE)
 
 
 def read(folder: Path, preset: PromptPreset) -> list[Question]:
@@ -85,9 +86,11 @@ def judge_messages(question: Question, response: str) -> list[dict[str, Any]]:
 
 
 def parse_verdict(text: str, response: str = "") -> tuple[float, ...] | None:
-    """1 for Yes, 0 for No: the last judgement, or an answer that is one of the words alone; else None."""
-    said = _JUDGEMENT.findall(text) or [text.strip()] * (text.strip() in ("Yes", "No"))
-    return (float(said[-1].lower() == "yes"),) if said else None
+    """1 for Yes, 0 for No: the last judgement, or an answer that is one of the words alone; else None, as for "Yes/No"."""
+    said = _JUDGEMENT.findall(text) or [(text.strip(), "")] * (text.strip() in ("Yes", "No"))
+    if not said or said[-1][1]:
+        return None
+    return (float(said[-1][0].lower() == "yes"),)
 
 
 def tally_verdicts(questions: Sequence[Question], verdicts: Sequence[tuple[float, ...] | None]) -> tuple[float, ...]:

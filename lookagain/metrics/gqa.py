@@ -35,7 +35,9 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
         raise BenchmarkError(f"{path} must be an object of questions by id: get it from {SOURCE}")
     questions = []
     for identity, row in raw.items():
-        image, text, answer = official.entry(f"{path}, question {identity}", row, ["imageId", "question", "answer"])
+        where = f"{path}, question {identity}"
+        image, text, _ = official.entry(where, row, ["imageId", "question", "answer"])
+        answer = official.value(where, row, ("answer",))
         questions.append(Question(identity, str(image), NAME, SPLIT, text + preset.single_word, answer))
     return questions
 

@@ -26,7 +26,7 @@ def read_json(path: Path, source: str) -> Any:
     """A JSON file. Raises BenchmarkError."""
     try:
         return json.loads(read_text(path, source))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise BenchmarkError(f"{path} is not JSON: {error}") from error
 
 
@@ -38,7 +38,7 @@ def read_lines(path: Path, source: str, needs: tuple[str, ...] = ()) -> list[dic
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise BenchmarkError(f"{path}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict) or not set(needs) <= row.keys():
             raise BenchmarkError(
@@ -65,5 +65,5 @@ def refuse_repeats(path: Path, ids: list[str]) -> None:
 
 
 def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """100 part / whole; 0 where the whole is 0."""
-    return 100 * part / np.where(whole == 0, 1, whole)
+    """100 part / whole; NaN where the whole is 0: a judge that gave no verdict measured nothing."""
+    return 100 * part / np.where(whole == 0, np.nan, whole)

@@ -2,8 +2,9 @@
 
 Extraction without a judge, the official rules first: a choice's own text; an integer or a decimal number; `The answer is "..."`.
 Then rules that stand in for the judge where there is one reading only: a lone letter, "(B)" or "B. ..." of a choice; a number
-with commas or a period at its end; a bracketed list. A response that needs more is wrong and counted under `unparsed`: the share
-that the official procedure gives to a language model. Extractions made by one are used where the answer file holds them.
+with commas between its thousands or a period at its end; a bracketed list. A response that needs more is wrong and counted under
+`unparsed`: the share that the official procedure gives to a language model. Extractions made by one are used where the answer file
+holds them.
 Then, officially: a choice is the letter's, else the one at the least edit distance (the first of several); integers are cut,
 decimals rounded to the question's precision (1.0 in the file is taken for 1).
 Answers are the official object {pid: {"response", optionally "extraction"}}, or JSON lines {"pid", "response"}.
@@ -30,6 +31,7 @@ FILES = ("testmini.json", "data/testmini.json")
 FIELDS = ("question", "image", "choices", "unit", "precision", "answer", "question_type", "answer_type", "metadata")
 MULTIPLE = "multi_choice"
 
+_GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _QUOTED = re.compile(r'The answer is "(.*)"\.')
 _BRACKETED_LETTER = re.compile(r"\(([a-zA-Z])\)")
 _LEADING_LETTER = re.compile(r"\(?([A-Z])[).:]?(?:\s.*)?", re.DOTALL)
@@ -58,6 +60,14 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
 
 def _question(where: str, pid: str, row: dict[str, Any]) -> Question:
     official.entry(where, row, FIELDS)
+    needs: dict[str, type | tuple[type, ...]] = {"answer": str}
+    if row["question_type"] == MULTIPLE:
+        needs["choices"] = list
+    elif row["answer_type"] == "float":
+        needs["precision"] = (int, float)
+    for name, kind in needs.items():
+        if not isinstance(row[name], kind):
+            raise BenchmarkError(f"{where}: {name} = {row[name]!r} is not as published; get it again from {SOURCE}")
     (task,) = official.entry(f"{where}, metadata", row["metadata"], ["task"])
     reference = {key: row[key] for key in ("answer", "choices", "question_type", "answer_type", "precision")}
     image = Path(row["image"]).stem
@@ -87,7 +97,9 @@ def extract(response: str, reference: Mapping[str, Any]) -> str:
         return quoted.group(1)
     if multiple:
         return _letter(text, len(reference["choices"]))
-    bare = text.rstrip(".").replace(",", "")
+    bare = text.rstrip(".")
+    if _GROUPED.fullmatch(bare):  # "3,4" is two numbers, or a decimal one elsewhere
+        bare = bare.replace(",", "")
     if kind in ("integer", "float"):
         return bare if _number(bare, "float") is not None else ""
     return text if text.startswith("[") and text.endswith("]") else ""
@@ -184,8 +196,9 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _text(where: str, row: Any) -> str:
+    """What is scored of an official row, which holds the problem and its answer too: the extraction, else the response."""
     if not isinstance(row, dict):
         raise BenchmarkError(f"{where}: expected an object with response, got {str(row)[:60]!r}")
     if str(row.get("extraction") or "").strip():
         return f'The answer is "{official.value(where, row, ("extraction",))}".'
-    return official.value(where, row, official.RESPONSES)
+    return official.value(where, row, ("response",))  # `answer`, in the official rows, is the right one

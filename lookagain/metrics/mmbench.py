@@ -96,7 +96,7 @@ def images(path: Path, source: str = SOURCE) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     for row in _rows(path, source):
-        index, cell = official.entry(f"{path}", row, ["index", "image"])
+        index, cell = (official.value(str(path), row, (column,)) for column in ("index", "image"))
         identity = str(int(index) % ROTATION)
         if identity not in found and not cell.isdecimal():
             found[identity] = base64.b64decode(cell)
@@ -142,4 +142,6 @@ def read_answers(path: Path) -> dict[str, str]:
     if Path(path).suffix != ".tsv":
         return official.read_answers(path)
     rows = [(f"{path}, line {number}", row) for number, row in enumerate(_rows(Path(path), SOURCE), 2)]
-    return official.collect((where, *official.entry(where, row, ["index", "prediction"])) for where, row in rows)
+    return official.collect(
+        (where, official.value(where, row, ("index",)), official.value(where, row, ("prediction",))) for where, row in rows
+    )

@@ -34,6 +34,8 @@ def find(path: Path | str, names: Sequence[str], source: str) -> Path:
 def read_text(path: Path | str) -> str:
     """A text file, with or without a byte order mark."""
     path = Path(path)
+    if path.is_dir():
+        raise BenchmarkError(f"{path} is a folder: give one file of it")
     if not path.is_file():
         raise BenchmarkError(f"no file {path}")
     try:
@@ -51,7 +53,7 @@ def read_json(path: Path, source: str, unique: bool = False) -> Any:
         raise BenchmarkError(f"no file {path}: get it from {source}") from error
     except BenchmarkError as error:
         raise BenchmarkError(f"{path}: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path} is not JSON ({error}): get it again from {source}") from error
 
 
@@ -68,9 +70,9 @@ def read_rows(path: Path | str) -> list[tuple[str, dict[str, Any]]]:
         else:
             lines = enumerate(text.split("\n"), 1)  # not splitlines: a response may hold other line separators
             rows = [(f"{path}, line {number}", _line(path, number, line)) for number, line in lines if line.strip()]
-    except ValueError as error:
-        if isinstance(error, BenchmarkError):
-            raise
+    except BenchmarkError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path} is not a JSON list: {error}") from error
     if not rows:
         raise BenchmarkError(f"{path} is empty: it should be JSON lines or a JSON list")
@@ -83,13 +85,13 @@ def read_rows(path: Path | str) -> list[tuple[str, dict[str, Any]]]:
 def _line(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path}, line {number} is not JSON: {error}") from error
 
 
 def read_answers(path: Path | str, ids: Sequence[str] = IDS, responses: Sequence[str] = RESPONSES) -> dict[str, str]:
-    """Responses by question id from JSON lines or a JSON list, under the first of the given names that a row has."""
-    return collect((where, value(where, row, ids), value(where, row, responses)) for where, row in read_rows(path))
+    """Responses by question id from JSON lines or a JSON list: an id under the first of its names that a row has, one response."""
+    return collect((where, value(where, row, ids), response(where, row, responses)) for where, row in read_rows(path))
 
 
 def value(where: str, row: dict[str, Any], names: Sequence[str]) -> str:
@@ -101,6 +103,27 @@ def value(where: str, row: dict[str, Any], names: Sequence[str]) -> str:
                 return str(found)
             raise BenchmarkError(f"{where}: {name} = {str(found)[:60]!r} must be text")
     raise BenchmarkError(f"{where}: needs {' or '.join(names)}, has {', '.join(map(str, row)) or 'nothing'}")
+
+
+def response(where: str, row: dict[str, Any], names: Sequence[str] = RESPONSES) -> str:
+    """The response of an answer file's row. Raises BenchmarkError if several entries could be it.
+
+    An answer beside the row of a publisher's file stands beside the right answer, or the question, under a name such as these: to
+    take the first would score a model by the reference.
+    """
+    if len(found := [name for name in dict.fromkeys(names) if name in row]) > 1:
+        raise BenchmarkError(
+            f"{where}: {' and '.join(found)} could each be the response; leave the model's alone in the row, and take the rest out"
+        )
+    return value(where, row, names)
+
+
+def split_of(path: Path, splits: Sequence[str]) -> str:
+    """The split that a file's name says."""
+    named = [split for split in splits if split in path.stem]
+    if len(named) != 1:
+        raise BenchmarkError(f"{path}: its name must hold one of {', '.join(splits)}, to tell which questions these are")
+    return named[0]
 
 
 def collect(entries: Iterable[tuple[str, str, Content]]) -> dict[str, Content]:

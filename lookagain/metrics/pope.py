@@ -54,13 +54,13 @@ def read_file(path: Path | str) -> list[Item]:
     if not path.is_file():
         raise PopeError(f"no POPE file {path}: run prepare_data, or put the published coco_pope_*.json there")
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(official.read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             raw = json.loads(line)
             item = Item(str(raw["question_id"]), raw["image"], raw["text"], raw["label"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise PopeError(f"{path}, line {number}: needs question_id, image, text and label: {error!r}") from error
         if item.label not in ("yes", "no"):
             raise PopeError(f"{path}, line {number}: label {item.label!r} must be yes or no")
@@ -81,7 +81,7 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
     folder = Path(folder)
     names = {split: f"coco_pope_{split}.json" for split in SPLITS}
     if folder.is_file():
-        names = {_split_of(folder): folder.name}
+        names = {official.split_of(folder, SPLITS): folder.name}
         folder = folder.parent
     elif missing := [name for name in names.values() if not (folder / name).is_file()]:
         raise PopeError(f"no {', '.join(missing)} in {folder}: get it from {SOURCE}")
@@ -103,14 +103,6 @@ def _check_images(folder: Path, name: str, items: Sequence[Item]) -> None:
         known = {path.stem for path in images.iterdir()}
         if lost := sorted({item.image for item in items if Path(item.image).stem not in known}):
             raise PopeError(f"{folder / name} asks about {len(lost)} images that are not in {images}, as {', '.join(lost[:3])}")
-
-
-def _split_of(path: Path) -> str:
-    """The split that a file's name says."""
-    named = [split for split in SPLITS if split in path.stem]
-    if len(named) != 1:
-        raise PopeError(f"{path}: its name must hold one of {', '.join(SPLITS)}, to tell which questions these are")
-    return named[0]
 
 
 def parse_answer(response: str) -> str:
@@ -171,17 +163,24 @@ def read_answers(path: Path) -> dict[str, str]:
     A file for each split, named after it (one such file, or a folder of them), or one file whose rows say their "category" or
     whose ids hold it. Rows without an id count from 1 in their file, and `check_answers` compares what they were asked.
     """
-    return official.collect(
-        (where, identity, official.value(where, row, ("answer", *official.RESPONSES)))
-        for where, identity, row in _rows(Path(path))
-    )
+    return official.collect((where, identity, _response(where, row)) for where, identity, row in _rows(Path(path)))
+
+
+def _response(where: str, row: dict) -> str:
+    """The response of a row. Raises PopeError for a row of a label file, whose `text` is the question."""
+    if "label" in row:
+        raise PopeError(f"{where}: has a label, as the questions' files have: give the model's answers, without the label")
+    return official.response(where, row)
 
 
 def check_answers(path: Path, questions: Sequence[Question]) -> None:
-    """Raise PopeError if an answer file says of a row that it is to another question, or about another image, than its label is."""
+    """Raise PopeError if an answer file says of a row that it is to another question, or about another image, than its label is;
+    or if it holds the questions themselves for responses."""
     labelled = {question.id: question for question in questions}
+    echoed = []
     for where, identity, row in _rows(Path(path)):
         question = labelled[identity]
+        echoed.append(_first_line(_response(where, row)) == _first_line(question.prompt))
         asked = str(row.get("question", row.get("prompt", question.prompt))).strip()
         if _first_line(asked) != _first_line(question.prompt):
             raise PopeError(
@@ -191,6 +190,8 @@ def check_answers(path: Path, questions: Sequence[Question]) -> None:
             raise PopeError(
                 f"{where}: is about {row['image']}, but the label of {identity} about {question.image_id}; {VERSIONS}"
             )
+    if echoed and all(echoed):
+        raise PopeError(f"{path}: every response is the question itself: give the model's answers, not the questions' file")
 
 
 def _first_line(text: str) -> str:
@@ -211,11 +212,11 @@ def _answer_id(file: Path, where: str, row: dict, number: int) -> str:
     if not any(name in row for name in official.IDS):
         if "question" not in row and "image" not in row:
             raise PopeError(f"{where}: needs question_id, or the question or image, else a shift would go unnoticed")
-        return f"{_split_of(file)}-{number}"
+        return f"{official.split_of(file, SPLITS)}-{number}"
     identity = official.value(where, row, official.IDS)
     if identity.split("-")[0] in SPLITS:
         return identity
-    split = row.get("category") or _split_of(file)
+    split = row.get("category") or official.split_of(file, SPLITS)
     if split not in SPLITS:
         raise PopeError(f"{where}: category {split!r} must be one of {', '.join(SPLITS)}")
     return f"{split}-{identity}"

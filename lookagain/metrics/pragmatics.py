@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ CONTRASTIVE = "_contrastive"  # ends the name of a split whose options are to be
 WHICH = "Which caption describes the image?"
 COUNT = "\nAnswer with the number only, from 2-10."
 NUMBERS = range(2, 11)
+COCO_DIGITS = 12
 
 
 def read(folder: Path, preset: PromptPreset) -> list[Question]:
@@ -61,7 +63,7 @@ def _read_file(path: Path, preset: PromptPreset) -> Iterator[Question]:
         raise BenchmarkError(f"{path} must be a list of items: get it from {SOURCE}")
     for number, row in enumerate(rows):
         where, identity = f"{path}, entry {number + 1}", f"{path.stem}-{number}"
-        image, options, row = _item(where, row)
+        image, options, row = _item(where, path.stem, row)
         group = _set(path.stem, image) if path.stem in CONTROLLED else image
         prompt, reference = _generative(where, identity, row, options, preset)
         category = FILES[path.stem]
@@ -71,10 +73,13 @@ def _read_file(path: Path, preset: PromptPreset) -> Iterator[Question]:
         yield Question(identity, image, NAME, category, prompt, asked)
 
 
-def _item(where: str, row: Any) -> tuple[str, list[str], dict[str, Any]]:
-    """(image id, options with the right one first, the row's other entries) of a row of either form."""
+def _item(where: str, file: str, row: Any) -> tuple[str, list[str], dict[str, Any]]:
+    """(image id, options with the right one first, the row's other entries) of a row of either form.
+
+    COCO's images are named by their number in twelve digits, Visual Genome's by the number.
+    """
     if isinstance(row, list) and len(row) == 3:
-        return str(row[0]), [str(row[1]), str(row[2])], {}
+        return str(row[0]).zfill(COCO_DIGITS if file.startswith("coco_qa") else 0), [str(row[1]), str(row[2])], {}
     path, options = official.entry(where, row, ["image_path", "caption_options"])
     if len(options) < 2 or len(set(options)) < len(options):
         raise BenchmarkError(f"{where}: caption_options must be two or more different captions")
@@ -137,9 +142,10 @@ def _scores(question: Question, response: str, options: int) -> list[float]:
         scores = [float(score) for score in json.loads(response)]
     except (ValueError, TypeError):
         scores = []
-    if len(scores) != options:
+    if len(scores) != options or not all(map(math.isfinite, scores)):  # NaN is neither above nor below another score
         raise BenchmarkError(
-            f"question {question.id}: {response[:60]!r} must be a JSON list of {options} scores, one for each option in order"
+            f"question {question.id}: {response[:60]!r} must be a JSON list of {options} scores, one finite number for each "
+            "option in order"
         )
     return scores
 
@@ -170,4 +176,4 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def _response(where: str, row: dict[str, Any]) -> str:
-    return json.dumps(row["scores"]) if "scores" in row else official.value(where, row, official.RESPONSES)
+    return json.dumps(row["scores"]) if "scores" in row else official.response(where, row)

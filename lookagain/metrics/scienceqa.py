@@ -34,6 +34,17 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
 
     `Question.split` is ScienceQA's subject: natural science, social science, language science, with underscores.
     """
+    path, problems = _read_test(folder)
+    return [_question(path, pid, problem, preset) for pid, problem in problems.items() if problem["image"]]
+
+
+def left_out(folder: Path) -> frozenset[str]:
+    """The problems of the test split that are text alone: the official scripts answer the whole split."""
+    return frozenset(pid for pid, problem in _read_test(folder)[1].items() if not problem["image"])
+
+
+def _read_test(folder: Path) -> tuple[Path, dict[str, dict]]:
+    """The problems' file, and the test split's problems by id."""
     problems_file = official.find(folder, ("problems.json",), SOURCE)
     problems = official.read_json(problems_file, SOURCE)
     splits_file = official.find(problems_file.parent, ("pid_splits.json",), SOURCE)
@@ -42,8 +53,9 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
         raise BenchmarkError(
             f"{splits_file} names problems that {problems_file} lacks: {', '.join(unknown[:3])}; from {SOURCE}"
         )
-    images = {pid: official.entry(f"{problems_file}, problem {pid}", problems[pid], ["image"])[0] for pid in identities}
-    return [_question(problems_file, pid, problems[pid], preset) for pid, image in images.items() if image]
+    for pid in identities:
+        official.entry(f"{problems_file}, problem {pid}", problems[pid], ["image"])
+    return problems_file, {pid: problems[pid] for pid in identities}
 
 
 def _question(path: Path, pid: str, problem: dict, preset: PromptPreset) -> Question:

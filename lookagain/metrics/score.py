@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "chair": "lookagain.metrics.chair",
     "pragmatics": "lookagain.metrics.pragmatics",
 }
+JUDGED = ("contextual", "llava_bench", "mmvet", "shr")  # not here: a judge scores them
 # Scoring needs no prompt, so no file that only prompts need.
 PRESET = dataclasses.replace(LLAVA15, ocr_tokens="")
 NAMED = 3  # ids that an error names
@@ -41,24 +43,33 @@ DIGITS = 4  # after the decimal point
 
 def load(name: str) -> Benchmark:
     """The benchmark of a name. Raises UserError if there is none."""
+    if name in JUDGED:
+        raise UserError(
+            f"{name} is scored by a judge: name one in evaluate.judge and {name} in evaluate.benchmarks of params.yaml"
+        )
     if name not in BENCHMARKS:
         raise UserError(f"no benchmark {name!r}; benchmarks: {', '.join(sorted(BENCHMARKS))}")
     return cast(Benchmark, importlib.import_module(BENCHMARKS[name]))
 
 
 def score_files(name: str, answers: Path, reference: Path, captions: Path | None = None) -> dict[str, Any]:
-    """The figures of an answer file: {"benchmark", "n", "missing", "extra", "empty", "unparsed", "splits", "summary"}.
+    """The figures of an answer file: "benchmark", "n", "missing", "extra", "ignored", "empty", "unparsed", "splits", "summary".
 
     `reference` is the publisher's folder, or one file where that is enough; `captions` is CHAIR's second file, and CHAIR is about
-    those images alone that have a caption among the answers, as the papers draw some. `empty` counts blank
-    answers, `unparsed` those that the benchmark's rule can make nothing of (null where its rule reads every answer).
+    those images alone that have a caption among the answers, as the papers draw some. `ignored` counts answers to published
+    questions that the benchmark leaves out on purpose (ScienceQA's without an image), `empty` blank answers, `unparsed` those that
+    the benchmark's rule can make nothing of (null where its rule reads every answer).
     Raises BenchmarkError if a file is missing or malformed, or ids are missing, left over or repeated.
     """
     benchmark = load(name)
     if not Path(answers).exists():
         raise UserError(f"no answers {answers}: give --answers a file (for MME, a folder) in the official format")
-    responses = benchmark.read_answers(answers)
-    questions = _read(name, benchmark, reference, captions, responses)
+    with _published_format(answers, f"write them as {name}'s own scripts do"):
+        responses = benchmark.read_answers(answers)
+    with _published_format(reference, f"get it again from {benchmark.SOURCE}"):
+        questions = _read(name, benchmark, reference, captions, responses)
+        ignored = _ignored(benchmark, questions, responses, reference)
+    responses = {identity: response for identity, response in responses.items() if identity not in ignored}
     check_ids(questions, responses, reference, benchmark.SOURCE)
     if hasattr(benchmark, "check_answers"):
         benchmark.check_answers(answers, questions)
@@ -69,11 +80,23 @@ def score_files(name: str, answers: Path, reference: Path, captions: Path | None
         "n": len(questions),
         "missing": 0,  # these two are errors; named, so that a reader of the JSON knows that they were looked for
         "extra": 0,
+        "ignored": len(ignored),
         "empty": sum(not response.strip() for response in responses.values()),
         "unparsed": round(sum(split["unparsed"] for split in figures)) if "unparsed" in benchmark.METRICS else None,
         "splits": {split: _rounded(scores) for split, scores in splits.items()},
         "summary": _rounded(benchmark.summary(splits)),
     }
+
+
+@contextmanager
+def _published_format(path: Path, remedy: str) -> Iterator[None]:
+    """What a reader trips over in a file of another shape, as an error that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError) as error:
+        raise BenchmarkError(f"{path} is not in the published format: {error!r}; {remedy}") from error
 
 
 def _read(
@@ -91,6 +114,14 @@ def _read(
     return chair.read_files(instances, captions or official.find(instances.parent, chair.CAPTIONS, chair.SOURCE), answered)
 
 
+def _ignored(
+    benchmark: Benchmark, questions: Sequence[Question], responses: Mapping[str, str], reference: Path
+) -> frozenset[str]:
+    """The ids of answers that are to no question, and to published ones that the benchmark leaves out."""
+    extra = responses.keys() - {question.id for question in questions}
+    return frozenset(extra & benchmark.left_out(reference)) if extra and hasattr(benchmark, "left_out") else frozenset()
+
+
 def check_ids(questions: Sequence[Question], responses: Mapping[str, str], reference: Path, source: str) -> None:
     """Raise BenchmarkError unless each question has an answer, and each answer a question."""
     known = {question.id for question in questions}
@@ -105,6 +136,8 @@ def check_ids(questions: Sequence[Question], responses: Mapping[str, str], refer
         faults.append(f"{len(extra)} answers are to no question of {reference}, as {', '.join(extra[:NAMED])}")
     if faults:
         raise BenchmarkError(f"{'; '.join(faults)}: answers and reference must be of one version; published at {source}")
+    if not questions:
+        raise BenchmarkError(f"{reference} holds no question: get it again from {source}")
 
 
 def score_splits(

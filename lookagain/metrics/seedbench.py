@@ -36,18 +36,27 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
 
     `Question.split` is the kind of question by its name in the file, as scene_understanding.
     """
-    path = official.find(folder, FILES, SOURCE)
-    raw = official.read_json(path, SOURCE)
-    rows, types = official.entry(str(path), raw, ["questions", "question_type"])
+    path, rows, types = _read_file(folder)
     names = {number: name.lower().replace(" ", "_") for name, number in types.items()}
-    asked = [
-        (number, row)
-        for number, row in enumerate(rows, 1)
-        if official.entry(f"{path}, question {number}", row, ["question_type_id"])[0] in IMAGE_TYPES
-    ]
+    asked = [(number, row) for number, row in enumerate(rows, 1) if row["question_type_id"] in IMAGE_TYPES]
     if not asked:
         raise BenchmarkError(f"{path} holds no question of types 1 to 9: get it from {SOURCE}")
     return [_question(f"{path}, question {number}", row, names, preset) for number, row in asked]
+
+
+def left_out(folder: Path) -> frozenset[str]:
+    """The questions about videos: official answer files hold answers to them too."""
+    _, rows, _ = _read_file(folder)
+    return frozenset(str(row.get("question_id")) for row in rows if row["question_type_id"] not in IMAGE_TYPES)
+
+
+def _read_file(folder: Path) -> tuple[Path, list[dict[str, Any]], dict[str, int]]:
+    """The file, its questions, and their types' numbers by name."""
+    path = official.find(folder, FILES, SOURCE)
+    rows, types = official.entry(str(path), official.read_json(path, SOURCE), ["questions", "question_type"])
+    for number, row in enumerate(rows, 1):
+        official.entry(f"{path}, question {number}", row, ["question_type_id"])
+    return path, rows, types
 
 
 def _question(where: str, row: dict[str, Any], names: Mapping[int, str], preset: PromptPreset) -> Question:
@@ -96,7 +105,7 @@ def read_answers(path: Path) -> dict[str, str]:
 
 def _response(where: str, row: dict[str, Any]) -> str:
     if LOSSES not in row:
-        return official.value(where, row, official.RESPONSES)
+        return official.response(where, row)
     losses = row[LOSSES]
     numbers = isinstance(losses, list) and all(isinstance(loss, int | float) and math.isfinite(loss) for loss in losses)
     if not numbers or len(losses) != len(LETTERS):

@@ -8,7 +8,6 @@ are refused as unknown ids here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,12 +38,13 @@ def read(folder: Path, preset: PromptPreset) -> list[Question]:
     (rows,) = official.entry(str(path), official.read_json(path, SOURCE), ["data"])
     for number, row in enumerate(rows, 1):
         where = f"{path}, entry {number}"
-        text, image, identity, answers = official.entry(where, row, ["question", "image_id", "question_id", "answers"])
-        if len(answers) != vqa.ANSWERS:
-            raise BenchmarkError(f"{where}: {len(answers)} human answers, the metric needs {vqa.ANSWERS}; is this a test file?")
+        text, _, identity, answers = official.entry(where, row, ["question", "image_id", "question_id", "answers"])
+        image = official.value(where, row, ("image_id",))
         shown = preset.ocr_tokens + ", ".join(tokens.get(image, [])) if preset.ocr_tokens else ""
         prompt = text + shown + preset.single_word
-        questions.append(Question(str(identity), image, NAME, SPLIT, prompt, json.dumps(answers, ensure_ascii=False)))
+        questions.append(Question(str(identity), image, NAME, SPLIT, prompt, vqa.reference(where, answers)))
+    if preset.ocr_tokens and questions and not any(question.image_id in tokens for question in questions):
+        raise BenchmarkError(f"{path.parent}: the OCR tokens are of other images than the questions; get both from {SOURCE}")
     return questions
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from lookagain.metrics import accuracy
+from lookagain.metrics.benchmark import BenchmarkError
 from lookagain.records import Question
 
 ANSWERS = 10  # by different people, for each question
@@ -44,6 +45,15 @@ ARTICLES = frozenset({"a", "an", "the"})
 PUNCTUATION = ';/[]"{}()=+\\_-><@`!'  # the commas and question marks of the original's list are gone before
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS = 32
+
+
+def reference(where: str, answers: Sequence[str]) -> str:
+    """A question's human answers as `Question.reference` holds them. Raises BenchmarkError unless they are ten texts."""
+    if len(answers) != ANSWERS:
+        raise BenchmarkError(f"{where}: {len(answers)} human answers, the metric needs {ANSWERS}; is this a test file?")
+    if wrong := [answer for answer in answers if not isinstance(answer, str)]:
+        raise BenchmarkError(f"{where}: the human answer {wrong[0]!r} must be text")
+    return json.dumps(answers, ensure_ascii=False)
 
 
 @lru_cache(maxsize=1 << 16)
