@@ -412,6 +412,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
+_NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+
+
 def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and check a params file.
 
@@ -445,7 +448,10 @@ def section(params: Params, method: str) -> Any:
     found = params.own.get(method) or getattr(params, method, None)
     if not (hasattr(found, "pairs") and hasattr(found, "dpo")):
         known = [name for name in typing.get_type_hints(Params) if hasattr(getattr(params, name), "pairs")]
-        raise ParamsError(f"methods: no section {method!r} with pairs and dpo; there are: {', '.join([*known, *params.own])}")
+        raise ParamsError(
+            f"params: methods names {method!r}, and no section of that name has pairs and dpo; those that have: "
+            + ", ".join([*known, *params.own])
+        )
     return found
 
 
@@ -518,8 +524,11 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
         return {key: _value(item, entry, _dotted(where, key), path) for key, entry in raw.items()}
     if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
         raw = float(raw)
+    if raw is None:
+        raise ParamsError(f"{path}: {where} has no value; presets/tiny.yaml shows one")
     if not isinstance(raw, kind) or isinstance(raw, bool) != (kind is bool):
-        raise ParamsError(f"{path}: {where} = {raw!r} is {type(raw).__name__}, must be {kind.__name__} (no quotes)")
+        quoted = " (no quotes)" if isinstance(raw, str) else ""
+        raise ParamsError(f"{path}: {where} = {raw!r} is {_NAMES.get(type(raw), 'a section')}, must be {_NAMES[kind]}{quoted}")
     if kind in (int, float):
         low, high = BOUNDS.get(where.rpartition(".")[2], (0, math.inf))
         if not (math.isfinite(raw) and low <= raw <= high):

@@ -198,7 +198,7 @@ def test_two_models_are_compared_with_corrected_p_values():
     ]
     console = Console(width=80, file=io.StringIO(), color_system=None)
     compare.show(rows, "csr-1", "stic", console)
-    assert "20.0  30.0  -10.0  -12.0, -8.0  0.02      0.06" in console.file.getvalue()
+    assert "20.0  30.0  -10.0   -12.0, -8.0  0.02      0.06" in console.file.getvalue()
 
 
 def test_the_contact_sheet_enlarges_small_images_into_a_grid(workspace):
