@@ -197,6 +197,9 @@ def world_params(**changes):
     return cells.overridden(raw, {key.replace("__", "."): value for key, value in changes.items()})
 
 
+BASELINE = "ba5e" * 10  # where the experiment started
+
+
 @pytest.fixture
 def repository(tmp_path):
     """The workspace ran at lambda 0.9, experiment `half` at 0.5."""
@@ -205,7 +208,7 @@ def repository(tmp_path):
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message=half")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    git(tmp_path, "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/half", commit)
+    git(tmp_path, "update-ref", f"refs/exps/{BASELINE[:2]}/{BASELINE[2:]}/half", commit)
     git(tmp_path, "update-ref", "refs/exps/exec/EXEC_HEAD", commit)
     write_results(tmp_path, world_params(), chair_s=20.0)
     git(tmp_path, "add", "--all")
@@ -216,6 +219,7 @@ def repository(tmp_path):
 def test_experiments_are_read_from_git(repository):
     here, half = experiments.experiments(repository)
     assert (here.name, half.name) == ("workspace", "half")
+    assert (half.baseline, here.baseline) == (BASELINE, here.revision)
     chain = half.upstream("reports/metrics/csr-3.json")
     assert {entry.name for entry in chain} == {"evaluate@3", "train_csr@3", "prepare_policy"}
     assert experiments.recorded_params(chain)["lambda"] == 0.5

@@ -193,7 +193,7 @@ def test_the_page_says_what_shows(study, tmp_path):
     )
     assert "missing, at least in part: seed 1 on validation)" in text
     assert "Preset `tiny`; seed 1 on validation, seeds 0, 1, 2 on test." in text
-    assert "high0 (git high0high0hi, benchmark data dddddddddddd): seed 0, test, run high" in text
+    assert "high0 (code of high0high0hi, benchmark data dddddddddddd): seed 0, test, run high" in text
     assert "run low: lambda=0.0" in text
     assert "- Nothing of this was run." in text
 

@@ -57,6 +57,7 @@ class Provenance:
     experiment: str
     model: str
     revision: str  # of git: the experiment's commit; of the workspace, the commit that is checked out
+    baseline: str  # of git: the commit that the experiment started from
     params_hash: str  # of all params that decide the model's figures
     overrides: dict[str, Any]
     data_hash: str  # of the benchmark's folder, as DVC records it
@@ -224,7 +225,8 @@ def _provenance(row: Row, chosen: Plan, experiment: Experiment, chain: list[Entr
     text = json.dumps(recorded_params(chain), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     changed = changed_code(chain, experiment.root)
-    return Provenance(experiment.name, str(row.model), experiment.revision, digest, chosen.overrides, data_hash(chain), changed)
+    commits = experiment.revision, experiment.baseline
+    return Provenance(experiment.name, str(row.model), *commits, digest, chosen.overrides, data_hash(chain), changed)
 
 
 def _difference(cell: Cell) -> Cell:

@@ -47,9 +47,18 @@ class Entry:
 class Experiment:
     """One set of results: the workspace, or a commit that `dvc exp run` made."""
 
-    def __init__(self, name: str, revision: str, root: Path, locks: Sequence[bytes | None], cache: Path | None = None):
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        root: Path,
+        locks: Sequence[bytes | None],
+        cache: Path | None = None,
+        baseline: str | None = None,
+    ):
         self.name = name
         self.revision = revision  # of git; of an experiment its own commit, which holds the code that ran
+        self.baseline = baseline or revision  # the commit that an experiment started from, which clones share
         self.root = root
         self._locks = locks
         self._cache = cache or root / CACHE
@@ -136,11 +145,12 @@ def experiments(root: Path | str = ".") -> list[Experiment]:
         commit, _, ref = line.partition(" ")
         parts = ref.split("/")
         if len(parts) == 5 and parts[2] not in INTERNAL:  # refs/exps/<2 of the baseline>/<38 of it>/<name>
-            commits.append((parts[4], commit))
-    texts = git_files(root, [f"{commit}:{lock}" for _, commit in commits for lock in LOCKS])
+            commits.append((parts[4], commit, parts[2] + parts[3]))
+    texts = git_files(root, [f"{commit}:{lock}" for _, commit, _ in commits for lock in LOCKS])
     found = [workspace(root)]
-    for place, (name, commit) in enumerate(commits):
-        found.append(Experiment(name, commit, root, texts[place * len(LOCKS) : (place + 1) * len(LOCKS)]))
+    for place, (name, commit, baseline) in enumerate(commits):
+        locks = texts[place * len(LOCKS) : (place + 1) * len(LOCKS)]
+        found.append(Experiment(name, commit, root, locks, baseline=baseline))
     return found
 
 

@@ -157,7 +157,9 @@ def _sources(figures: Figures) -> str:
         for row in study.rows:
             made = figures.row(row.label, seed, split).provenance
             if made is not None:
-                who = f"{made.experiment} (git {made.revision[:12]}, benchmark data {made.data_hash[:12] or 'of no record'})"
+                who = (
+                    f"{made.experiment} (code of {made.baseline[:12]}, benchmark data {made.data_hash[:12] or 'of no record'})"
+                )
                 what = f"seed {seed}, {split}, run {row.run}"
                 if what not in measured.setdefault(who, []):
                     measured[who].append(what)
