@@ -55,7 +55,7 @@ def main(names: list[str]) -> None:
     gc.freeze()  # as stages do: what was imported stays, and need not be looked through again
     bench = Bench(load_params(), peak_flops())
     table = Table(title=f"Speed in turn; a large multiplication runs at {bench.peak / 1e9:.0f} GFLOP/s")
-    for column in ("path", "peer", "ours", "unit", "ratio", "asked for", "of the limit"):
+    for column in ("path", "peer", "ours", "unit", "ratio", "goal", "of the limit"):
         table.add_column(column)
     earlier = {row["path"]: row for row in json.loads(FILE.read_text())} if FILE.is_file() else {}
     rows: dict[str, Row] = {}

@@ -18,7 +18,8 @@ Written by `make bench-docs` from `reports/bench.json` (`make bench`) and `repor
 
 Both sides of a row run in one process, in turn, on the same model and data; their outputs are compared first: the same texts, and
 losses and scores that agree but for rounding. Figures are medians of the rounds' rates. The limit is the time that a large fp32
-multiplication needs for the FLOPs that the row takes at the least; `of the limit` is how near our rate comes to it.
+multiplication needs for the FLOPs that the row takes at the least; `of the limit` is how near our rate comes to it. The goal is a
+ratio that was set before.
 """
 
 
@@ -44,9 +45,9 @@ def page(rows: list[dict[str, Any]], scaling: dict[str, list[dict[str, float]]] 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a table, with the ratio that is asked for."""
+    """Rows as a table, with the ratio that was set as the goal."""
     lines = [
-        "| path | the peer's way | unit | peer | ours | ratio | asked for | of the limit |",
+        "| path | the peer's way | unit | peer | ours | ratio | goal | of the limit |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

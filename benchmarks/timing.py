@@ -32,7 +32,7 @@ class Row:
     peer: float
     ours: float
     ratio: float
-    at_least: float  # the ratio that is asked for
+    at_least: float  # the ratio that is the goal
     floor_ratio: float | None
     unit: str
     peer_way: str
