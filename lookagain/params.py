@@ -93,7 +93,6 @@ class WorldPolicy:
     align_steps: int
     max_yesno_steps: int
     yesno_loss: float
-    packed_steps: int
     mixed_steps: int
     noise_share: float
 

@@ -183,18 +183,18 @@ def _data(params: Params) -> Cost:
 def _base(params: Params, planner: Planner) -> Cost:
     """The base downloaded, whose time nobody knows, or trained from scratch with its reward, in the phases of `policy.world`.
 
-    A row of packed questions has 200 tokens with its image's, a conversation 180, a pair of the reward costs .06 GFLOP. Yes/no
+    A row of yes/no questions has 200 tokens with its image's, one of everything 400, a pair of the reward costs .06 GFLOP. Yes/no
     questions are mostly learned after half of the steps that they may take.
     """
     shape, world, data = planner.shape, params.policy.world, params.data.world
     if params.policy.source != "world":
         return Cost("prepare_policy", disk=(shape.parameters + shape.vision) * 2 + 2e9, seconds=None)
     seen = 64 * shape.image_tokens * (world.tower_steps + world.align_steps / 10)
-    read = 24 * 200 * (world.max_yesno_steps / 2 + world.packed_steps) + 32 * 180 * world.mixed_steps
+    read = 24 * (200 * world.max_yesno_steps / 2 + 400 * world.mixed_steps)
     reward = params.reward.world.steps * params.reward.world.batch_size * 0.06e9 if params.reward.source == "world" else 0
     flops = 6 * shape.vision * seen + 6 * shape.parameters * read + reward
     flops += planner.images(data.policy_scenes + data.policy_charts + data.instruct_scenes)
-    activations = 24 * 300 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
+    activations = 24 * 400 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
     features = (data.policy_scenes + data.policy_charts + data.instruct_scenes) * shape.patches * shape.hidden * 2
     memory = planner.fixed + 3 * planner.weights + activations + features
     return Cost("prepare_policy", read, 0.0, flops, memory, planner.weights, planner.start() + planner.work(flops))

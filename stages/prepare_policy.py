@@ -109,7 +109,7 @@ def trained(
     settings, seed, device = params.policy.world, params.seed, run.device
     images, conversations, pixels = training_data(settings.noise_share, seed)
     scenes = [image for image in images if isinstance(image, Scene)]  # the first ones: charts follow
-    steps = (settings.align_steps, settings.max_yesno_steps, settings.packed_steps, settings.mixed_steps)
+    steps = (settings.align_steps, settings.max_yesno_steps, settings.mixed_steps)
 
     def make_base() -> LlavaForConditionalGeneration:
         tokenizer, enough = processor.tokenizer, settings.yesno_loss
@@ -143,15 +143,15 @@ def save_made_reward(made: Reward, folder: Path) -> None:
     write_json(folder, "reward.json", {"model": "local-dir:models/reward", "pretrained": None, "metrics": figures})
 
 
-def training_data(noise_share: float, seed: int) -> tuple[list[Scene | Chart], list[list[Turn]], np.ndarray]:
-    """The scenes of the policy and the instruction split and the charts, a conversation about each, and their pixels."""
+def training_data(noise_share: float, seed: int) -> tuple[list[Scene | Chart], list[list[list[Turn]]], np.ndarray]:
+    """The scenes of the policy and the instruction split and the charts, the conversations about each, and their pixels."""
     own, own_pixels = splits.read_split("data/policy")
     instruct, instruct_pixels = splits.read_split("data/instruct")
     charts, chart_pixels = splits.read_chart_split("data/policy/charts")
     given = {record.image_id: record.turns for record in read_records("data/instruct/conversations.jsonl", Conversation)}
-    conversations = [splits.training_conversation(scene, noise_share, seed) for scene in own]
-    conversations += [given[scene.image_id] for scene in instruct]
-    conversations += [splits.training_chart_conversation(chart, seed) for chart in charts]
+    conversations = [splits.training_conversations(scene, noise_share, seed) for scene in own]
+    conversations += [splits.training_conversations(scene, noise_share, seed, given[scene.image_id]) for scene in instruct]
+    conversations += [splits.training_chart_conversations(chart, seed) for chart in charts]
     return [*own, *instruct, *charts], conversations, np.concatenate([own_pixels, instruct_pixels, chart_pixels])
 
 

@@ -33,6 +33,7 @@ LAYERS = [
         "judge",
         "diagnostics",
         "overlap",
+        "packing",
     },
     {"policy", "features", "rewards", "decoder", "sizes"},
     {

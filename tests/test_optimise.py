@@ -95,3 +95,10 @@ def test_mean_cross_entropy_is_torchs_own():
     for weight in (None, share):
         expected = functional.cross_entropy(logits, labels, weight=weight)
         assert_close(optimise.mean_cross_entropy(logits, labels, labels, weight), expected)
+
+
+def test_weighted_cross_entropy_is_the_mean_of_repeated_labels():
+    logits, labels, weights = torch.randn(4, 3), torch.tensor([0, 1, -100, 2]), torch.tensor([1.0, 3.0, 5.0, 2.0])
+    repeated = torch.tensor([0, 1, 1, 1, 3, 3])
+    expected = functional.cross_entropy(logits[repeated], labels[repeated])
+    assert_close(optimise.weighted_cross_entropy(logits, labels, weights, 6.0), expected)

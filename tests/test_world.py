@@ -132,7 +132,7 @@ def test_yes_no_answers_are_true(scenes):
     rng = np.random.default_rng(0)
     labels = []
     for scene in scenes:
-        for turn in [*conversations.questions(scene, 3, rng), *conversations.packed_questions(scene, rng)]:
+        for turn in [*conversations.questions(scene, 3, rng), *conversations.verifications(scene, rng, 10)]:
             noun = chair.mentions(turn.prompt.split("?")[0])
             labels.append(pope.parse_answer(turn.response))
             assert labels[-1] == ("yes" if noun[0] in scene.names() else "no")
@@ -218,7 +218,7 @@ def test_infused_descriptions_are_in_the_base_alone(tmp_path):
     scenes = [draw_scene(0, "instruct", index, 64)[1] for index in range(200)]
     splits.write_conversations(tmp_path / "instruct.jsonl", scenes, 0.5, 0)
     written = [record.turns for record in read_records(tmp_path / "instruct.jsonl", Conversation)]
-    trained = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
+    trained = [splits.training_conversations(scene, 0.5, 0)[0] for scene in scenes]
     assert not any("Image description" in turn.prompt for turns in written for turn in turns)
     changed = [(before, after) for before, after in zip(written, trained, strict=True) if before != after]
     assert changed

@@ -146,3 +146,23 @@ def test_most_conversations_are_descriptions_and_questions_stay_few():
     asked = "\n".join(turn.prompt for one in turns for turn in one)
     for start in (lookups.ON_SIGN, lookups.PLACE, "Is the number", "What is in the", "Which caption", "Does the image show"):
         assert start in asked
+
+
+def test_short_questions_are_of_every_kind():
+    """About scenes and charts; two of a kind is as frequent an answer as one."""
+    scenes = [draw_scene(0, "policy", index, 64)[1] for index in range(600)]
+    turns = [turn for scene in scenes for turn in conversations.short_questions(scene, np.random.default_rng(scene.id))]
+    asked = "\n".join(turn.prompt for turn in turns)
+    for start in (
+        lookups.ON_SIGN,
+        "Is there a",
+        "Is the number",
+        "Where is the",
+        "How many objects",
+        "A. ",
+        "Does the image show",
+    ):
+        assert start in asked
+    counted = [turn.response for turn in turns if turn.prompt.startswith("Are there two")]
+    assert 0.3 < np.mean([answer.startswith("Yes") for answer in counted]) < 0.7
+    assert len(conversations.short_questions(CHART, np.random.default_rng(0))) == len(CHART.bars) + 1

@@ -7,9 +7,12 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch.testing import assert_close
 from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
 
+from lookagain.packing import who_sees_whom
 from lookagain.policy import Lineage, Policy
+from lookagain.records import Turn
 from lookagain.world import pretrain, reward, splits
 from lookagain.world.charts import draw_chart
 from lookagain.world.labels import PATCH
@@ -55,25 +58,18 @@ def test_tower_training_depends_on_seed_and_steps_alone(world):
 def test_base_learns_from_charts_too():
     """All phases with charts among the scenes."""
     shown, pixels, tower = trained([draw(0, "policy", index, 64) for draw in (draw_scene, draw_chart) for index in range(4)])
-    conversations = [splits.training_conversation(scene, 0.5, 0) for scene in shown[:4]]
-    conversations += [splits.training_chart_conversation(chart, 0) for chart in shown[4:]]
+    conversations = [splits.training_conversations(scene, 0.5, 0) for scene in shown[:4]]
+    conversations += [splits.training_chart_conversations(chart, 0) for chart in shown[4:]]
     features = tower_features(tower, pixels)
-    pretrain.pretrain(tower, build_tokenizer(), features, shown, conversations, (1, 1, 1, 1), 99.0, 0, silent)
-
-
-def test_packed_questions_are_of_all_kinds():
-    scene, chart = draw_scene(0, "policy", 0, 64)[1], draw_chart(0, "policy", 0, 64)[1]
-    turns = pretrain.packed(scene, 0)
-    assert pretrain.KEPT_YES_NO <= sum(turn.response.rstrip(".") in ("Yes", "No") for turn in turns) < len(turns)
-    assert len(pretrain.packed(chart, 0)) == len(chart.bars) + 1
+    pretrain.pretrain(tower, build_tokenizer(), features, shown, conversations, (1, 1, 1), 99.0, 0, silent)
 
 
 def test_llava_saves_and_loads_plainly(world, tmp_path):
     scenes, pixels, tower = world
     tokenizer = build_tokenizer()
     features = tower_features(tower, pixels)
-    conversations = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
-    model = pretrain.pretrain(tower, tokenizer, features, scenes, conversations, (2, 2, 2, 2), 99.0, 0, silent)
+    conversations = [splits.training_conversations(scene, 0.5, 0) for scene in scenes]
+    model = pretrain.pretrain(tower, tokenizer, features, scenes, conversations, (2, 2, 2), 99.0, 0, silent)
     model.save_pretrained(tmp_path)
     build_processor(tokenizer, 64, PATCH).save_pretrained(tmp_path)
     loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
@@ -95,23 +91,74 @@ def test_training_text_is_the_chat_templates(world, tmp_path):
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer, 64, PATCH)
     policy = Policy(pretrain.new_llava(tower, tokenizer).eval(), processor, Lineage(tmp_path, tmp_path, "", [], ""))
-    turns = splits.training_conversation(scenes[0], 0.5, 0)
-    (example,) = pretrain.encode(tokenizer, [turns], [0], 64)
+    conversations = splits.training_conversations(scenes[0], 0.5, 0)
+    (example,) = pretrain.encode(tokenizer, [conversations], [0], 64)
     (prefix,), *_ = policy.prefixes([Image.fromarray(pixels[0])])
-    ids, is_response = policy.conversation([(turn.prompt, turn.response) for turn in turns])
-    assert example.ids == prefix + ids
-    expected = [pretrain.IGNORED] * len(prefix) + [
-        one if kept else pretrain.IGNORED for one, kept in zip(ids, is_response, strict=True)
+    assert example.ids[: len(prefix)] == prefix
+    for part, turns in enumerate(conversations, 1):
+        ids, is_response = policy.conversation([(turn.prompt, turn.response) for turn in turns])
+        here = [place for place, one in enumerate(example.parts) if one == part]
+        assert [example.ids[place] for place in here] == ids
+        assert [example.positions[place] for place in here] == list(range(len(prefix), len(prefix) + len(ids)))
+        expected = [one if kept else pretrain.IGNORED for one, kept in zip(ids, is_response, strict=True)]
+        assert [example.labels[place] for place in here] == expected
+
+
+def test_conversations_about_an_image_do_not_see_each_other(world):
+    """Each one's loss is what it would be alone behind the image."""
+    scenes, pixels, tower = world
+    tokenizer, features = build_tokenizer(), tower_features(tower, pixels[:1])
+    answering = pretrain._Answering(pretrain.new_llava(tower, tokenizer).eval())
+    about = splits.training_conversations(scenes[0], 0.5, 0)
+
+    def logits(conversations):
+        (example,) = pretrain.encode(tokenizer, [conversations], [0], 64)
+        ids, positions, parts = (torch.tensor([one]) for one in (example.ids, example.positions, example.parts))
+        with torch.inference_mode():
+            given = answering(ids, features[:, 1:].float(), who_sees_whom(parts), positions)[0]
+        return {part: given[parts[0, :-1] == part] for part in range(1, len(conversations) + 1)}
+
+    together = logits(about)
+    assert len(together) > 5
+    for part, turns in enumerate(about[:-1], 1):  # of a row's last token no logits are computed
+        alone = logits([turns])[1]
+        assert_close(together[part][: len(alone)], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_training_attention_is_transformers_own(world):
+    _, _, tower = world
+    decoder = pretrain.new_llava(tower, build_tokenizer()).model.language_model.eval()
+    ids, hidden = torch.arange(20).view(2, 10), torch.zeros(2, 1, 10, 10).masked_fill(~torch.ones(10, 10).tril().bool(), -1e9)
+    outputs = []
+    for name in ("eager", pretrain.ATTENTION):
+        decoder.set_attn_implementation(name)
+        outputs.append(decoder(ids, attention_mask=hidden).last_hidden_state)
+    assert_close(*outputs)
+
+
+def test_short_answers_weigh_more_than_descriptions():
+    turns = [
+        Turn("Is there a dog?", "Yes."),
+        Turn("Describe this image.", "The image shows a beach. In the top there is a dog."),
     ]
-    assert example.labels == expected
+    (example,) = pretrain.encode(build_tokenizer(), [[[turn] for turn in turns]], [0], 64)
+    weights = [
+        [weight for weight, one in zip(example.weights, example.parts, strict=True) if one == part] for part in (0, 1, 2)
+    ]
+    assert set(weights[0]) == {0.0}
+    assert set(weights[1]) == {0.0, 1.0}
+    assert set(weights[2]) == {0.0, pretrain.LONG_WEIGHT}
+    assert all(
+        (weight > 0) == (label != pretrain.IGNORED) for weight, label in zip(example.weights, example.labels, strict=True)
+    )
 
 
 def test_base_that_does_not_look_is_an_error(world):
     scenes, pixels, tower = world
-    conversations = [splits.training_conversation(scene, 0.5, 0) for scene in scenes]
+    conversations = [splits.training_conversations(scene, 0.5, 0) for scene in scenes]
     features = tower_features(tower, pixels)
     with pytest.raises(pretrain.PretrainError, match="max_yesno_steps"):
-        pretrain.pretrain(tower, build_tokenizer(), features, scenes, conversations, (1, 1, 1, 1), 0.0, 0, silent)
+        pretrain.pretrain(tower, build_tokenizer(), features, scenes, conversations, (1, 1, 1), 0.0, 0, silent)
 
 
 def test_reward_loads_through_open_clip(world, tmp_path):

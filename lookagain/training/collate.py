@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lookagain.errors import UserError
 from lookagain.losses import IGNORE, token_logps, top_token_labels
+from lookagain.packing import who_sees_whom
 from lookagain.policy import Policy, forward
 from lookagain.transforms import Shown
 
@@ -74,14 +75,8 @@ def collate(policy: Policy, groups: Sequence[Sequence[Example]], load_image: Cal
             labels[row, here] = tokens.where(torch.tensor(example.is_response), torch.tensor(IGNORE))
             positions[:, row, here] = place.max() + 1 + torch.arange(len(example.ids))
             start, count = here.stop, count + 1
-    mask = _who_sees_whom(part) if count > len(groups) else (part >= 0).long()
+    mask = who_sees_whom(part) if count > len(groups) else (part >= 0).long()
     return Rows(ids, mask, positions, labels, number, count, [prefixes.features[image] for image in image_of_row])
-
-
-def _who_sees_whom(part: Tensor) -> Tensor:
-    """(rows, 1, length, length) bool: tokens see the prefix (part 0) and their own part (rows, length), up to themselves."""
-    seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
-    return (seen & torch.ones(part.shape[1], part.shape[1], dtype=torch.bool).tril())[:, None]
 
 
 def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor:

@@ -1,11 +1,13 @@
 """Training conversations about scenes and charts: what is asked in which proportion, in the formats of papers and benchmarks.
 
-Most of a conversation's kinds are few on purpose: descriptions need the most examples, and a conversation should stay short.
+A conversation is one of LLaVA's kind, about an image; most of its kinds of questions are few on purpose: descriptions need the most
+examples, and a conversation should stay short. Beside it, the base is asked short questions of every kind (`short_questions`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,7 +29,7 @@ from lookagain.world.language import (
     sentence,
     with_article,
 )
-from lookagain.world.lookups import IS_THERE, NUMBER_ONLY, OCR_TOKENS, ONE_WORD, SHORT_ANSWER, Asked, Pair
+from lookagain.world.lookups import IS_THERE, NUMBER_ONLY, OCR_TOKENS, ONE_WORD, SHORT_ANSWER, Asked, Options, Pair
 from lookagain.world.scenes import SCENE_TYPES, Scene
 
 DESCRIBE = (
@@ -48,6 +50,7 @@ BRIEF = ("Describe the image briefly.", "Give a short caption for this image.", 
 LIST = ("List the objects in the image.", "What objects are in the image?", "Which objects can you see in this picture?")
 SETTING = ("What is the setting of the image?", "Where was this picture taken?", "What kind of place does the image show?")
 YES_OR_NO = " Please answer yes or no."
+Counting = TypeVar("Counting", Asked, Pair, Options)
 EXISTENCE = (
     "Is there {} in this picture?",
     "Can you see {} in the image?",
@@ -76,9 +79,9 @@ def questions(scene: Scene, count: int, rng: np.random.Generator) -> list[Turn]:
     return [existence(scene, name, rng) for name in names]
 
 
-def packed_questions(scene: Scene, rng: np.random.Generator, count: int = 10) -> list[Turn]:
-    """Questions in POPE's wording alone, for the first phase of training: half about what is there, the others about ten
-    absent categories, half of them plausible. A category may come twice."""
+def verifications(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
+    """Yes/no questions in POPE's wording alone: half about what is there, the others about ten absent categories, half of them
+    plausible. A category may come twice."""
     present = scene.names()
     others = [*absent(scene, 5, rng), *absent(scene, 5, rng, plausible=False)]
     turns = []
@@ -103,14 +106,15 @@ def answered(asked: Asked, rng: np.random.Generator) -> Turn:
 
 def open_question(scene: Scene, rng: np.random.Generator) -> Turn:
     """A question about a place, its contents, the setting or a number."""
-    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), lookups.number)
+    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), _sometimes(lookups.number))
     asked = kinds[rng.choice(len(kinds), p=(0.35, 0.25, 0.15, 0.25))](scene, rng)
     return answered(asked or lookups.place(scene), rng)
 
 
 def pair_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
     """Yes/no questions of different kinds: about the sign, a number, a position, the setting or a relation."""
-    kinds = (lookups.sign_pair, lookups.count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
+    count_pair = _sometimes(lookups.count_pair)
+    kinds = (lookups.sign_pair, count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
     pairs = [kinds[place](scene, rng) for place in rng.permutation(len(kinds))]
     return [yes_no(pair, rng) for pair in pairs if pair][:count]
 
@@ -120,12 +124,22 @@ def choice(scene: Scene, rng: np.random.Generator) -> Turn:
     kinds = (
         lookups.existence_choice,
         lookups.place_choice,
-        lookups.number_choice,
+        _sometimes(lookups.number_choice),
         lookups.scene_choice,
         lambda scene, rng: lookups.negation_captions(scene, rng, rng.random() < 0.5),
     )
     asked = kinds[rng.choice(len(kinds), p=(0.35, 0.15, 0.2, 0.2, 0.1))](scene, rng)
     return lookups.lettered(asked or lookups.existence_choice(scene, rng), rng)
+
+
+def short_questions(one: Scene | Chart, rng: np.random.Generator) -> list[Turn]:
+    """Questions of every kind with short answers, each to be asked alone; a chart has open ones only."""
+    if isinstance(one, Chart):
+        return lookups.chart_lookups(one, rng)
+    turns = [*verifications(one, rng, 1), *pair_questions(one, rng, 5), *lookups.lookups(one, rng), choice(one, rng)]
+    counted, read = _sometimes(lookups.number)(one, rng), reading(one, rng)
+    turns += [answered(counted, rng)] if counted else []
+    return turns + ([read] if read else [])
 
 
 def caption_question(scene: Scene, rng: np.random.Generator) -> Turn:
@@ -234,6 +248,19 @@ def multiword_tokens() -> list[str]:
     """Names of several words that are one token each: categories, their plurals, cells, and types of place."""
     names = [*CELLS, *NAMES, *map(plural, NAMES), *(kind.noun for kind in SCENE_TYPES.values())]
     return sorted({name for name in names if " " in name}, key=lambda name: (-len(name), name))
+
+
+def _sometimes(
+    ask: Callable[[Scene, np.random.Generator], Counting],
+) -> Callable[[Scene, np.random.Generator], Counting | None]:
+    """A question about how many there are of one category, not asked in four of five scenes that show none twice: two is then as
+    frequent an answer as one."""
+
+    def asked(scene: Scene, rng: np.random.Generator) -> Counting | None:
+        twice = any(lookups.count_of(scene, name) == 2 for name in scene.names())
+        return ask(scene, rng) if twice or rng.random() < 0.2 else None
+
+    return asked
 
 
 def _one(options: Sequence[str], rng: np.random.Generator) -> str:

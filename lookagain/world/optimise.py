@@ -48,6 +48,15 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor, whole: Tensor, weight: Te
     return summed * (processes()[1] / max(total, 1))
 
 
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, total: float) -> Tensor:
+    """This process's share of a batch's weighted mean cross-entropy: averaged over the processes, it is the mean over all labels.
+
+    logits: (labels, classes), labels and weights: (labels,) are of its own examples, `total` is the sum of the batch's weights.
+    """
+    each = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+    return (each * weights).sum() * (processes()[1] / total)
+
+
 def in_bfloat16(module: torch.nn.Module) -> Callable[..., Any]:
     """The module's forward with its trained weights rounded to bfloat16; the weights themselves, and their gradients, stay float32.
 

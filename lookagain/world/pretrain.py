@@ -1,14 +1,15 @@
 """The base policy: a LLaVA from scratch in minutes, on a frozen tower that already tells what is where.
 
-Four phases, each needed (without the first two, yes/no answers stay at chance):
+Three phases, each needed (without the first two, yes/no answers stay at chance):
 1. Alignment: the projector puts a patch near the word embeddings of its two words (`labels.py`), such as category and cell.
-2. Yes/no questions, several about each image in one sequence, until their loss falls: attention learns to match a word of the
-   question with a patch. The key projections of the first two layers start as copies of the query projections, so that it nearly
-   can already. All tokens of the answers are labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
-3. Open questions, packed as well: to match one word of a patch and say the other. Some yes/no questions stay among them, and
-   some about position, number and place and of multiple choice come in. Before phase 2 they would keep yes/no answers near
-   chance; among the conversations alone they are too few.
-4. Mixed conversations, as LLaVA's instruction data are.
+2. Yes/no questions, until their loss falls: attention learns to match a word of the question with a patch. The key projections of
+   the first two layers start as copies of the query projections, so that it nearly can already. All tokens of the answers are
+   labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
+3. Everything at once: of each image a conversation, as LLaVA's instruction data have them, and short questions of all kinds.
+
+All that is asked of an image stands in one row behind it, and no conversation sees another: a mask keeps them apart, and each
+takes up the positions behind the image, where a question stands in use. The image is read once for all of them. In one row that
+sees itself, as a single long conversation, the base needs twice the steps, and verifies no position.
 Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
 """
 
@@ -16,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    AttentionInterface,
     CLIPVisionModel,
     GenerationConfig,
     LlamaConfig,
@@ -28,28 +31,41 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from lookagain.errors import UserError
+from lookagain.packing import who_sees_whom
 from lookagain.records import Turn
 from lookagain.seeds import derive
 from lookagain.world import tokenizer as words
 from lookagain.world.charts import Chart
-from lookagain.world.conversations import choice, packed_questions, pair_questions
+from lookagain.world.conversations import verifications
 from lookagain.world.labels import FIRST_WORDS, SECOND_WORDS, first_weights, patch_words
-from lookagain.world.lookups import chart_lookups, lookups
-from lookagain.world.optimise import IGNORED, Report, hidden_matrices, in_bfloat16, mean_cross_entropy, minimise, own
+from lookagain.world.optimise import (
+    IGNORED,
+    Report,
+    hidden_matrices,
+    in_bfloat16,
+    mean_cross_entropy,
+    minimise,
+    own,
+    weighted_cross_entropy,
+)
 from lookagain.world.scenes import Scene
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
-BATCH = 32  # conversations
-PACKED_BATCH = 24  # images; with 16 in either phase, yes/no answers were worse
-KEPT_YES_NO, PAIRED, CHOICES = 1, 4, 2  # of the third phase: yes/no as in the second, yes/no of other kinds, multiple choice
+YES_NO_BATCH, BATCH = 24, 16  # images, each with all that is asked about it; with 16 as well, yes/no answers are worse
+VERIFICATIONS = 10  # yes/no questions about an image in the second phase
+LONG, LONG_WEIGHT = (
+    8,
+    0.4,
+)  # a response of over 8 tokens: its weight in the loss, where descriptions would outweigh short answers
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
-LEARNING_RATE, ALIGN_LEARNING_RATE = 2e-3, 3e-3
+LEARNING_RATE, ALIGN_LEARNING_RATE = 1.5e-3, 3e-3
 YES_NO_LEARNING_RATE = 1e-3  # at 2e-3 the yes/no loss stays at chance for three times as long, or for good
-PACKED_LEARNING_RATE = 1.5e-3
+ATTENTION = "lookagain_training"  # the name that transformers knows `attention` by
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
 
 
@@ -59,11 +75,14 @@ class PretrainError(UserError):
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence: token ids with its image's tokens, labels (IGNORED but for responses), and the image's row."""
+    """A training row: an image's prefix and the conversations about it, none of which sees another. Lists are of its tokens."""
 
+    row: int  # the image's
     ids: list[int]
-    labels: list[int]
-    row: int
+    labels: list[int]  # IGNORED but in responses
+    weights: list[float]  # of labels in the loss
+    parts: list[int]  # 0: the prefix, else the number of the conversation
+    positions: list[int]  # each conversation's are those behind the prefix
 
 
 def new_llava(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
@@ -108,22 +127,46 @@ def new_llava(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> Lla
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[Turn]], rows: Sequence[int], image_tokens: int
+    tokenizer: PreTrainedTokenizerFast, about: Sequence[Sequence[Sequence[Turn]]], rows: Sequence[int], image_tokens: int
 ) -> list[Example]:
-    """Conversations as the chat template writes them, each response ended by EOS; `rows` are their images' rows."""
-    texts = sorted({text for turns in conversations for turn in turns for text in (turn.prompt, turn.response)})
+    """The conversations about each image as the chat template writes them, each response ended by EOS; `rows` are the images'."""
+    texts = sorted({text for talks in about for turns in talks for turn in turns for text in (turn.prompt, turn.response)})
     ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False).input_ids, strict=True))
     user, assistant, image = tokenizer.convert_tokens_to_ids([words.USER, words.ASSISTANT, words.IMAGE])
+    prefix = [tokenizer.bos_token_id, user, *[image] * image_tokens]
+    count = len(prefix)
     examples = []
-    for turns, row in zip(conversations, rows, strict=True):
-        sequence, labels = [tokenizer.bos_token_id], [IGNORED]
-        for number, turn in enumerate(turns):
-            asked = [user, *([] if number else [image] * image_tokens), *ids[turn.prompt], assistant]
-            answered = [*ids[turn.response], tokenizer.eos_token_id]
-            sequence += asked + answered
-            labels += [IGNORED] * len(asked) + answered
-        examples.append(Example(sequence, labels, row))
+    for row, talks in zip(rows, about, strict=True):
+        example = Example(row, prefix.copy(), [IGNORED] * count, [0.0] * count, [0] * count, list(range(count)))
+        for part, turns in enumerate(talks, 1):
+            before = len(example.ids)
+            for number, turn in enumerate(turns):
+                asked = [*([user] if number else []), *ids[turn.prompt], assistant]
+                answered = [*ids[turn.response], tokenizer.eos_token_id]
+                weight = LONG_WEIGHT if len(answered) > LONG else 1.0
+                example.ids.extend(asked + answered)
+                example.labels.extend([IGNORED] * len(asked) + answered)
+                example.weights.extend([0.0] * len(asked) + [weight] * len(answered))
+            added = len(example.ids) - before
+            example.parts.extend([part] * added)
+            example.positions.extend(range(count, count + added))
+        examples.append(example)
     return examples
+
+
+def attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scaling: float, **others: Any
+) -> tuple[Tensor, None]:
+    """transformers' eager attention without its way over float32, an eighth of a step: torch's softmax sums in float32 anyway.
+
+    Torch's fused attention has a slow backward on CPUs. All are (rows, heads, length, width); `hidden` is added to the scores.
+    """
+    scores = (query * scaling) @ key.transpose(2, 3) + hidden
+    return (torch.softmax(scores, -1) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, eager_mask)
 
 
 class _Answering(torch.nn.Module):
@@ -134,12 +177,14 @@ class _Answering(torch.nn.Module):
         self.image_token = model.config.image_token_id
         self.projector, self.decoder, self.head = model.model.multi_modal_projector, model.model.language_model, model.lm_head
 
-    def forward(self, ids: Tensor, features: Tensor) -> Tensor:
-        """(rows, length) ids and (rows, patches, width) features -> logits of each next token (rows, length - 1, vocabulary)."""
+    def forward(self, ids: Tensor, features: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
+        """(rows, length) ids and positions, (rows, patches, width) features, (rows, 1, length, length) who sees whom -> logits of
+        each next token (rows, length - 1, vocabulary)."""
         embedded = self.decoder.embed_tokens(ids)
         embedded = embedded.masked_scatter((ids == self.image_token)[..., None], self.projector(features))
-        states = self.decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, :-1]
-        return self.head(states)  # all of them: a shape that changes every step costs more than the prompts' logits
+        hidden = torch.zeros(seen.shape, dtype=embedded.dtype).masked_fill(~seen, torch.finfo(embedded.dtype).min)
+        states = self.decoder(inputs_embeds=embedded, attention_mask=hidden, position_ids=positions, use_cache=False)
+        return self.head(states.last_hidden_state[:, :-1])  # all: a new shape every step costs more
 
 
 def align(
@@ -186,37 +231,31 @@ def fit(
     floor: float = 0.02,
     enough: float | None = None,
 ) -> float:
-    """Phases 2 to 4: train projector and decoder on the labelled tokens; returns the smoothed loss."""
+    """Phases 2 and 3: train projector and decoder on the labelled tokens; returns the smoothed loss."""
     device = model.device
     batches = _batches(examples, batch_size, np.random.default_rng(derive(seed, label)))
     answering = in_bfloat16(_Answering(model))
 
     def loss_at(step: int) -> Tensor:
         whole = next(batches)
-        answers = torch.tensor([label for example in whole for label in example.labels[1:]])
+        total = sum(sum(example.weights) for example in whole)
         batch = own(whole)
-        ids = _padded([example.ids for example in batch], 0).to(device)
-        labels = _padded([example.labels for example in batch], IGNORED).to(device)[:, 1:]
-        logits = answering(ids, features[[example.row for example in batch], 1:].to(device))
-        return mean_cross_entropy(logits.flatten(0, 1), labels.flatten(), answers)
+        ids, positions, parts, labels, weights = (
+            _padded([getattr(example, name) for example in batch], value).to(device)
+            for name, value in (("ids", 0), ("positions", 0), ("parts", -1), ("labels", IGNORED), ("weights", 0.0))
+        )
+        shown = features[[example.row for example in batch], 1:].to(device)
+        logits = answering(ids, shown, who_sees_whom(parts), positions)
+        return weighted_cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), weights[:, 1:].flatten(), total)
 
-    model.set_attn_implementation("eager")  # the fused attention's backward is slow on CPUs
+    decoder = model.model.language_model
+    decoder.set_attn_implementation(ATTENTION)
     model.train()
     trained = model.parameters(), hidden_matrices(model)
     loss = minimise(label, *trained, loss_at, steps, learning_rate, report, floor=floor, enough=enough)
-    model.set_attn_implementation("sdpa")
+    decoder.set_attn_implementation("sdpa")
     model.eval()
     return loss
-
-
-def packed(one: Scene | Chart, seed: int) -> list[Turn]:
-    """The packed questions of phase 3 about a scene or a chart; a chart has short open questions only."""
-    rng = np.random.default_rng(derive(seed, "packed", one.id))
-    if isinstance(one, Chart):
-        return chart_lookups(one, rng)
-    turns = [*packed_questions(one, rng, KEPT_YES_NO), *pair_questions(one, rng, PAIRED), *lookups(one, rng)]
-    turns += [choice(one, rng) for _ in range(CHOICES)]
-    return [turns[number] for number in rng.permutation(len(turns))]
 
 
 def pretrain(
@@ -224,37 +263,36 @@ def pretrain(
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
     shown: Sequence[Scene | Chart],
-    conversations: Sequence[Sequence[Turn]],
-    steps: tuple[int, int, int, int],
+    conversations: Sequence[Sequence[Sequence[Turn]]],
+    steps: tuple[int, int, int],
     yes_no_loss: float,
     seed: int,
     report: Report,
 ) -> LlavaForConditionalGeneration:
-    """All four phases on scenes and charts, their tower features (images, 1 + patches, width) and one conversation for each.
+    """All phases on scenes and charts, their tower features (images, 1 + patches, width) and the conversations about each.
 
-    `steps` are those of alignment, yes/no questions (at most), all packed questions and mixed conversations. Raises PretrainError
-    if the yes/no loss does not fall below `yes_no_loss`.
+    `steps` are those of alignment, yes/no questions (at most) and everything. Raises PretrainError if the yes/no loss does not
+    fall below `yes_no_loss`.
     """
-    align_steps, most_yes_no_steps, packed_steps, mixed_steps = steps
+    align_steps, most_yes_no_steps, mixed_steps = steps
     torch.manual_seed(derive(seed, "decoder"))
     model = new_llava(tower, tokenizer).to(tower.device)
     image_tokens = features.shape[1] - 1
     align(model, tokenizer, features, shown, align_steps, seed, report)
-    steady = 1.0  # the learning rate's floor: not slower towards the end
     scenes = {row: one for row, one in enumerate(shown) if isinstance(one, Scene)}
-    asked = [packed_questions(one, np.random.default_rng(derive(seed, "yes/no", one.id))) for one in scenes.values()]
-    examples = encode(tokenizer, asked, list(scenes), image_tokens)
-    settings = PACKED_BATCH, YES_NO_LEARNING_RATE, steady, yes_no_loss
+    draws = (np.random.default_rng(derive(seed, "yes/no", one.id)) for one in scenes.values())
+    asked = [verifications(one, rng, VERIFICATIONS) for one, rng in zip(scenes.values(), draws, strict=True)]
+    examples = encode(tokenizer, [[[turn] for turn in turns] for turns in asked], list(scenes), image_tokens)
+    steady = 1.0  # the learning rate's floor: not slower towards the end
+    settings = YES_NO_BATCH, YES_NO_LEARNING_RATE, steady, yes_no_loss
     loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, *settings)
     if loss >= yes_no_loss:
         raise PretrainError(
             f"the yes/no loss is {loss:.3f} after {most_yes_no_steps} steps, not below policy.world.yesno_loss = {yes_no_loss}: "
             "the base does not look at the image yet; raise policy.world.max_yesno_steps, or tower_steps and align_steps"
         )
-    examples = encode(tokenizer, [packed(one, seed) for one in shown], range(len(shown)), image_tokens)
-    fit("questions", model, examples, features, packed_steps, seed, report, PACKED_BATCH, PACKED_LEARNING_RATE, steady)
-    mixed = encode(tokenizer, conversations, range(len(shown)), image_tokens)
-    fit("conversations", model, mixed, features, mixed_steps, seed, report)
+    examples = encode(tokenizer, conversations, range(len(shown)), image_tokens)
+    fit("conversations", model, examples, features, mixed_steps, seed, report)
     return model
 
 
@@ -270,7 +308,7 @@ def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -
             yield [examples[index] for index in batches[number]]
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def _padded(rows: Sequence[Sequence[float]], value: float) -> Tensor:
     """Rows of different length as one tensor, padded on the right; to few lengths, for each new shape is compiled anew."""
     length = -(-max(map(len, rows)) // LENGTH_STEP) * LENGTH_STEP
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])

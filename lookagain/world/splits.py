@@ -17,7 +17,7 @@ from lookagain.records import Conversation, Turn, atomic_write, write_records
 from lookagain.seeds import derive
 from lookagain.world import benchmarks
 from lookagain.world.charts import Chart, draw_chart, read_charts, to_json
-from lookagain.world.conversations import chart_conversation, conversation, sometimes_infused
+from lookagain.world.conversations import chart_conversation, conversation, describing, short_questions, sometimes_infused
 from lookagain.world.scenes import Scene, draw_scene, read_coco, to_coco, to_jpeg
 
 PROCESSES = 2
@@ -48,19 +48,23 @@ def write_conversations(path: Path | str, scenes: Sequence[Scene], noise_share: 
     write_records(path, records)
 
 
-def training_conversation(scene: Scene, noise_share: float, seed: int) -> list[Turn]:
-    """The base's training conversation about a scene, a function of (seed, scene)."""
-    rng = np.random.default_rng(derive(seed, "infusion", scene.id))
-    return sometimes_infused(_conversation(scene, noise_share, seed), scene, rng, noise_share)
+def training_conversations(scene: Scene, noise_share: float, seed: int, given: list[Turn] | None = None) -> list[list[Turn]]:
+    """What the base learns about a scene, a function of (seed, scene): a conversation, if none is given, a description in three of
+    four cases where that is not one alone, and short questions. Each is a conversation of its own."""
+    rng = np.random.default_rng(derive(seed, "training", scene.id))
+    turns = given or sometimes_infused(_conversation(scene, noise_share, seed), scene, rng, noise_share)
+    described = [describing(scene, rng, noise_share)] if len(turns) > 1 and rng.random() < 0.75 else []
+    return [turns, *([turn] for turn in described + short_questions(scene, rng))]
+
+
+def training_chart_conversations(chart: Chart, seed: int) -> list[list[Turn]]:
+    """What the base learns about a chart, a function of (seed, chart): a conversation, and short questions, each on its own."""
+    rng = np.random.default_rng(derive(seed, "chart conversation", chart.id))
+    return [chart_conversation(chart, rng), *([turn] for turn in short_questions(chart, rng))]
 
 
 def _conversation(scene: Scene, noise_share: float, seed: int) -> list[Turn]:
     return conversation(scene, np.random.default_rng(derive(seed, "conversation", scene.id)), noise_share)
-
-
-def training_chart_conversation(chart: Chart, seed: int) -> list[Turn]:
-    """The base's training conversation about a chart, a function of (seed, chart)."""
-    return chart_conversation(chart, np.random.default_rng(derive(seed, "chart conversation", chart.id)))
 
 
 def write_charts(folder: Path | str, split: str, count: int, size: int, seed: int) -> list[Chart]:
