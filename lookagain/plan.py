@@ -190,7 +190,7 @@ def _base(params: Params, planner: Planner) -> Cost:
     if params.policy.source != "world":
         return Cost("prepare_policy", disk=(shape.parameters + shape.vision) * 2 + 2e9, seconds=None)
     seen = 64 * shape.image_tokens * (world.tower_steps + world.align_steps / 10)
-    read = 24 * (200 * world.max_yesno_steps / 2 + 400 * world.mixed_steps)
+    read = 24 * 200 * world.max_yesno_steps / 2 + 16 * 400 * world.mixed_steps
     reward = params.reward.world.steps * params.reward.world.batch_size * 0.06e9 if params.reward.source == "world" else 0
     flops = 6 * shape.vision * seen + 6 * shape.parameters * read + reward
     flops += planner.images(data.policy_scenes + data.policy_charts + data.instruct_scenes)
