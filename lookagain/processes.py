@@ -31,7 +31,7 @@ MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TOP_PAD_": str(2**26),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # in large pages where the system has them: a step of training takes a tenth less
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # in large pages, where the system has them
 }
 
 

@@ -157,7 +157,7 @@ def encode(
 def attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scaling: float, **others: Any
 ) -> tuple[Tensor, None]:
-    """transformers' eager attention without its way over float32, an eighth of a step: torch's softmax sums in float32 anyway.
+    """transformers' eager attention without its way over float32, for speed: torch's softmax sums in float32 anyway.
 
     Torch's fused attention has a slow backward on CPUs. All are (rows, heads, length, width); `hidden` is added to the scores.
     """
