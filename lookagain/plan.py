@@ -183,8 +183,8 @@ def _data(params: Params) -> Cost:
 def _base(params: Params, planner: Planner) -> Cost:
     """The base downloaded, whose time nobody knows, or trained from scratch with its reward, in the phases of `policy.world`.
 
-    A row of yes/no questions has 200 tokens with its image's, one of everything 400, a pair of the reward costs .06 GFLOP. Yes/no
-    questions are mostly learned after half of the steps that they may take.
+    A row of yes/no questions has 200 tokens with its image's, one of everything 400 and 700 at most, a pair of the reward costs
+    .06 GFLOP. Yes/no questions are mostly learned after half of the steps that they may take.
     """
     shape, world, data = planner.shape, params.policy.world, params.data.world
     if params.policy.source != "world":
@@ -194,7 +194,7 @@ def _base(params: Params, planner: Planner) -> Cost:
     reward = params.reward.world.steps * params.reward.world.batch_size * 0.06e9 if params.reward.source == "world" else 0
     flops = 6 * shape.vision * seen + 6 * shape.parameters * read + reward
     flops += planner.images(data.policy_scenes + data.policy_charts + data.instruct_scenes)
-    activations = 24 * 400 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
+    activations = 16 * 700 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
     features = (data.policy_scenes + data.policy_charts + data.instruct_scenes) * shape.patches * shape.hidden * 2
     memory = planner.fixed + 3 * planner.weights + activations + features
     return Cost("prepare_policy", read, 0.0, flops, memory, planner.weights, planner.start() + planner.work(flops))

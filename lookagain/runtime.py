@@ -181,7 +181,7 @@ def _empty_cache() -> None:
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system: a stage keeps it for its next step (`launch.MALLOC`), not for its next part."""
+    """Give freed memory back to the system: a stage keeps it for its next step (`processes.MALLOC`), not for its next part."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
     if trim:
         trim(0)

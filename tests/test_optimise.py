@@ -23,11 +23,13 @@ def train(folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(9, 4, generator=generator), torch.tensor([0, 1, 2, -100, 1, 0, 2, 2, -100])
     weight, share = torch.nn.Parameter(torch.zeros(3, 4)), torch.tensor([1.0, 0.3, 1.0])
+    weights = torch.where(labels < 0, 0.0, torch.arange(9.0))
     matrices = [torch.nn.Parameter(torch.eye(4)) for _ in range(3)]  # an odd number: the processes' shares differ
 
     def loss_at(step: int) -> torch.Tensor:
         logits = functools.reduce(torch.matmul, matrices, optimise.own(inputs)) @ weight.T
-        return optimise.mean_cross_entropy(logits, optimise.own(labels), labels, share)
+        mean = optimise.mean_cross_entropy(logits, optimise.own(labels), labels, share)
+        return mean + optimise.weighted_cross_entropy(logits, optimise.own(labels), optimise.own(weights), weights.sum().item())
 
     losses: list[float] = []
     optimise.minimise("x", [weight, *matrices], matrices, loss_at, 5, 0.1, lambda *now: losses.append(now[3]))

@@ -118,7 +118,7 @@ def test_letters_name_the_right_option():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_packed_lookups_answer_none_of_each_other(seed):
+def test_lookups_answer_none_of_each_other(seed):
     told = [turn.response.rstrip(".").lower() for turn in lookups.lookups(SCENE, np.random.default_rng(seed))]
     assert told[:2] == ["3", "4"]  # the sign, and how many objects there are
     assert set(told[2:-2]) <= {"park at night"}
@@ -148,21 +148,22 @@ def test_most_conversations_are_descriptions_and_questions_stay_few():
         assert start in asked
 
 
-def test_short_questions_are_of_every_kind():
-    """About scenes and charts; two of a kind is as frequent an answer as one."""
+def test_short_questions_are_of_many_kinds():
+    """About scenes and charts; that there are two of a kind is often true, though few scenes show it."""
     scenes = [draw_scene(0, "policy", index, 64)[1] for index in range(600)]
     turns = [turn for scene in scenes for turn in conversations.short_questions(scene, np.random.default_rng(scene.id))]
     asked = "\n".join(turn.prompt for turn in turns)
-    for start in (
+    kinds = (
         lookups.ON_SIGN,
         "Is there a",
         "Is the number",
         "Where is the",
+        "What is in the",
         "How many objects",
-        "A. ",
-        "Does the image show",
-    ):
+        "How many dogs",
+    )
+    for start in (*kinds, "A. ", "Does the image show", "in the center of the image?", "to the left of the"):
         assert start in asked
     counted = [turn.response for turn in turns if turn.prompt.startswith("Are there two")]
-    assert 0.3 < np.mean([answer.startswith("Yes") for answer in counted]) < 0.7
+    assert 0.3 < np.mean([answer.startswith("Yes") for answer in counted]) < 0.6
     assert len(conversations.short_questions(CHART, np.random.default_rng(0))) == len(CHART.bars) + 1

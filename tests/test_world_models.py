@@ -130,8 +130,8 @@ def test_training_attention_is_transformers_own(world):
     decoder = pretrain.new_llava(tower, build_tokenizer()).model.language_model.eval()
     ids, hidden = torch.arange(20).view(2, 10), torch.zeros(2, 1, 10, 10).masked_fill(~torch.ones(10, 10).tril().bool(), -1e9)
     outputs = []
-    for name in ("eager", pretrain.ATTENTION):
-        decoder.set_attn_implementation(name)
+    for use in (lambda decoder: decoder.set_attn_implementation("eager"), pretrain.use_attention):
+        use(decoder)
         outputs.append(decoder(ids, attention_mask=hidden).last_hidden_state)
     assert_close(*outputs)
 
@@ -148,6 +148,7 @@ def test_short_answers_weigh_more_than_descriptions():
     assert set(weights[0]) == {0.0}
     assert set(weights[1]) == {0.0, 1.0}
     assert set(weights[2]) == {0.0, pretrain.LONG_WEIGHT}
+    assert pretrain.LONG_WEIGHT < 1
     assert all(
         (weight > 0) == (label != pretrain.IGNORED) for weight, label in zip(example.weights, example.labels, strict=True)
     )

@@ -1,7 +1,7 @@
 """Training conversations about scenes and charts: what is asked in which proportion, in the formats of papers and benchmarks.
 
 A conversation is one of LLaVA's kind, about an image; most of its kinds of questions are few on purpose: descriptions need the most
-examples, and a conversation should stay short. Beside it, the base is asked short questions of every kind (`short_questions`).
+examples, and a conversation should stay short. Beside it, the base is asked short questions of most kinds (`short_questions`).
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ BRIEF = ("Describe the image briefly.", "Give a short caption for this image.", 
 LIST = ("List the objects in the image.", "What objects are in the image?", "Which objects can you see in this picture?")
 SETTING = ("What is the setting of the image?", "Where was this picture taken?", "What kind of place does the image show?")
 YES_OR_NO = " Please answer yes or no."
-Counting = TypeVar("Counting", Asked, Pair, Options)
 EXISTENCE = (
     "Is there {} in this picture?",
     "Can you see {} in the image?",
     "Does the image contain {}?",
     "Do you see {} here?",
 )
+Counting = TypeVar("Counting", Asked, Pair, Options)
 
 
 def existence(scene: Scene, name: str, rng: np.random.Generator) -> Turn:
@@ -106,14 +106,14 @@ def answered(asked: Asked, rng: np.random.Generator) -> Turn:
 
 def open_question(scene: Scene, rng: np.random.Generator) -> Turn:
     """A question about a place, its contents, the setting or a number."""
-    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), _sometimes(lookups.number))
+    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), _rarely_one(lookups.number))
     asked = kinds[rng.choice(len(kinds), p=(0.35, 0.25, 0.15, 0.25))](scene, rng)
     return answered(asked or lookups.place(scene), rng)
 
 
 def pair_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
     """Yes/no questions of different kinds: about the sign, a number, a position, the setting or a relation."""
-    count_pair = _sometimes(lookups.count_pair)
+    count_pair = _rarely_one(lookups.count_pair)
     kinds = (lookups.sign_pair, count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
     pairs = [kinds[place](scene, rng) for place in rng.permutation(len(kinds))]
     return [yes_no(pair, rng) for pair in pairs if pair][:count]
@@ -124,7 +124,7 @@ def choice(scene: Scene, rng: np.random.Generator) -> Turn:
     kinds = (
         lookups.existence_choice,
         lookups.place_choice,
-        _sometimes(lookups.number_choice),
+        _rarely_one(lookups.number_choice),
         lookups.scene_choice,
         lambda scene, rng: lookups.negation_captions(scene, rng, rng.random() < 0.5),
     )
@@ -133,11 +133,14 @@ def choice(scene: Scene, rng: np.random.Generator) -> Turn:
 
 
 def short_questions(one: Scene | Chart, rng: np.random.Generator) -> list[Turn]:
-    """Questions of every kind with short answers, each to be asked alone; a chart has open ones only."""
+    """Questions with short answers, each to be asked alone; a chart has open ones only.
+
+    Which of two is on the left, and captions about places, are asked in conversations alone.
+    """
     if isinstance(one, Chart):
         return lookups.chart_lookups(one, rng)
     turns = [*verifications(one, rng, 1), *pair_questions(one, rng, 5), *lookups.lookups(one, rng), choice(one, rng)]
-    counted, read = _sometimes(lookups.number)(one, rng), reading(one, rng)
+    counted, read = _rarely_one(lookups.number)(one, rng), reading(one, rng)
     turns += [answered(counted, rng)] if counted else []
     return turns + ([read] if read else [])
 
@@ -250,11 +253,11 @@ def multiword_tokens() -> list[str]:
     return sorted({name for name in names if " " in name}, key=lambda name: (-len(name), name))
 
 
-def _sometimes(
+def _rarely_one(
     ask: Callable[[Scene, np.random.Generator], Counting],
 ) -> Callable[[Scene, np.random.Generator], Counting | None]:
-    """A question about how many there are of one category, not asked in four of five scenes that show none twice: two is then as
-    frequent an answer as one."""
+    """A question about how many there are of one category, not asked in four of five scenes that show none twice: two is then more
+    than a third of the answers, else a tenth."""
 
     def asked(scene: Scene, rng: np.random.Generator) -> Counting | None:
         twice = any(lookups.count_of(scene, name) == 2 for name in scene.names())

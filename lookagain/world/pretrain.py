@@ -5,7 +5,7 @@ Three phases, each needed (without the first two, yes/no answers stay at chance)
 2. Yes/no questions, until their loss falls: attention learns to match a word of the question with a patch. The key projections of
    the first two layers start as copies of the query projections, so that it nearly can already. All tokens of the answers are
    labelled: with "yes" and "no" alone, the loss stays at chance for much longer.
-3. Everything at once: of each image a conversation, as LLaVA's instruction data have them, and short questions of all kinds.
+3. Everything at once: of each image a conversation, as LLaVA's instruction data have them, and short questions of most kinds.
 
 All that is asked of an image stands in one row behind it, and no conversation sees another: a mask keeps them apart, and each
 takes up the positions behind the image, where a question stands in use. The image is read once for all of them. In one row that
@@ -27,11 +27,11 @@ from transformers import (
     CLIPVisionModel,
     GenerationConfig,
     LlamaConfig,
+    LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from lookagain.errors import UserError
 from lookagain.packing import who_sees_whom
@@ -55,12 +55,15 @@ from lookagain.world.scenes import Scene
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
-YES_NO_BATCH, BATCH = 24, 16  # images, each with all that is asked about it; with 16 as well, yes/no answers are worse
+YES_NO_BATCH, BATCH = (
+    24,
+    16,
+)  # images, each with all that is asked about it; with 16 for yes/no questions, their answers are worse
 VERIFICATIONS = 10  # yes/no questions about an image in the second phase
-LONG, LONG_WEIGHT = (
-    8,
-    0.4,
-)  # a response of over 8 tokens: its weight in the loss, where descriptions would outweigh short answers
+LONG = (
+    8  # tokens of a response, with its EOS; those of longer ones weigh LONG_WEIGHT: descriptions would outweigh short answers
+)
+LONG_WEIGHT = 0.4
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 1.5e-3, 3e-3
@@ -159,14 +162,17 @@ def attention(
 ) -> tuple[Tensor, None]:
     """transformers' eager attention without its way over float32, for speed: torch's softmax sums in float32 anyway.
 
-    Torch's fused attention has a slow backward on CPUs. All are (rows, heads, length, width); `hidden` is added to the scores.
+    Torch's fused attention has a slow backward on CPUs. query, key and value: (rows, heads, length, width); `hidden`, added to the
+    scores: (rows, 1, length, length) -> (rows, length, heads, width).
     """
     scores = (query * scaling) @ key.transpose(2, 3) + hidden
     return (torch.softmax(scores, -1) @ value).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(ATTENTION, attention)
-AttentionMaskInterface.register(ATTENTION, eager_mask)
+def use_attention(decoder: LlamaModel) -> None:
+    """Let a decoder compute its attention by `attention`."""
+    AttentionInterface.register(ATTENTION, attention)
+    decoder.set_attn_implementation(ATTENTION)
 
 
 class _Answering(torch.nn.Module):
@@ -182,7 +188,9 @@ class _Answering(torch.nn.Module):
         each next token (rows, length - 1, vocabulary)."""
         embedded = self.decoder.embed_tokens(ids)
         embedded = embedded.masked_scatter((ids == self.image_token)[..., None], self.projector(features))
-        hidden = torch.zeros(seen.shape, dtype=embedded.dtype).masked_fill(~seen, torch.finfo(embedded.dtype).min)
+        hidden = torch.zeros(seen.shape, dtype=embedded.dtype, device=seen.device).masked_fill(
+            ~seen, torch.finfo(embedded.dtype).min
+        )
         states = self.decoder(inputs_embeds=embedded, attention_mask=hidden, position_ids=positions, use_cache=False)
         return self.head(states.last_hidden_state[:, :-1])  # all: a new shape every step costs more
 
@@ -249,7 +257,7 @@ def fit(
         return weighted_cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), weights[:, 1:].flatten(), total)
 
     decoder = model.model.language_model
-    decoder.set_attn_implementation(ATTENTION)
+    use_attention(decoder)
     model.train()
     trained = model.parameters(), hidden_matrices(model)
     loss = minimise(label, *trained, loss_at, steps, learning_rate, report, floor=floor, enough=enough)

@@ -49,8 +49,8 @@ def write_conversations(path: Path | str, scenes: Sequence[Scene], noise_share: 
 
 
 def training_conversations(scene: Scene, noise_share: float, seed: int, given: list[Turn] | None = None) -> list[list[Turn]]:
-    """What the base learns about a scene, a function of (seed, scene): a conversation, if none is given, a description in three of
-    four cases where that is not one alone, and short questions. Each is a conversation of its own."""
+    """What the base learns about a scene, a function of (seed, scene, given): the `given` conversation, or one drawn here, perhaps
+    infused; a description beside it, in three of four cases where it has questions; and short questions. Each stands alone."""
     rng = np.random.default_rng(derive(seed, "training", scene.id))
     turns = given or sometimes_infused(_conversation(scene, noise_share, seed), scene, rng, noise_share)
     described = [describing(scene, rng, noise_share)] if len(turns) > 1 and rng.random() < 0.75 else []
