@@ -148,8 +148,8 @@ def side(scene: Scene, rng: np.random.Generator) -> Asked | None:
 
 
 def lookups(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Short open questions: the sign's number, each category's place or a place's category, how many objects there are, and by chance
-    the type of place."""
+    """Short open questions: the sign's number, each category's place or a place's category, how many objects there are, and by
+    chance the type of place."""
     asked: list[Asked | None] = [sign(scene), total(scene)]
     asked += [place(scene)] if rng.random() < SOMETIMES else []
     held = single_contents(scene)
