@@ -8,8 +8,8 @@ Three phases, each needed (without the first two, yes/no answers stay at chance)
 3. Everything at once: of each image a conversation, as LLaVA's instruction data have them, and short questions of most kinds.
 
 All that is asked of an image stands in one row behind it, and no conversation sees another: a mask keeps them apart, and each
-takes up the positions behind the image, where a question stands in use. The image is read once for all of them. In one row that
-sees itself, as a single long conversation, the base needs twice the steps, and verifies no position.
+takes up the positions behind the image, where a question stands in use. The image is read once for all of them. As one long
+conversation that sees itself, they are learned more slowly, and positions asked by yes or no are not.
 Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
 """
 
@@ -55,14 +55,10 @@ from lookagain.world.scenes import Scene
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 MATCHING_LAYERS = 2  # whose keys start as their queries
-YES_NO_BATCH, BATCH = (
-    24,
-    16,
-)  # images, each with all that is asked about it; with 16 for yes/no questions, their answers are worse
-VERIFICATIONS = 10  # yes/no questions about an image in the second phase
-LONG = (
-    8  # tokens of a response, with its EOS; those of longer ones weigh LONG_WEIGHT: descriptions would outweigh short answers
-)
+BATCH = 16  # images, each with all that is asked about it
+YES_NO_BATCH = 24  # images of the second phase; with 16, yes/no answers are worse
+VERIFICATIONS = 10  # yes/no questions about each of them
+LONG = 8  # tokens of a response, with its EOS; those of longer ones weigh LONG_WEIGHT, or descriptions outweigh short answers
 LONG_WEIGHT = 0.4
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
@@ -162,8 +158,8 @@ def attention(
 ) -> tuple[Tensor, None]:
     """transformers' eager attention without its way over float32, for speed: torch's softmax sums in float32 anyway.
 
-    Torch's fused attention has a slow backward on CPUs. query, key and value: (rows, heads, length, width); `hidden`, added to the
-    scores: (rows, 1, length, length) -> (rows, length, heads, width).
+    Torch's fused attention has a slow backward on CPUs. query, key, value (rows, heads, length, width) and `hidden`, which is
+    added to the scores, (rows, 1, length, length) -> (rows, length, heads, width).
     """
     scores = (query * scaling) @ key.transpose(2, 3) + hidden
     return (torch.softmax(scores, -1) @ value).transpose(1, 2).contiguous(), None
