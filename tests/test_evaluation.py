@@ -61,6 +61,17 @@ def test_each_distinct_question_is_asked_once_beside_all_others_about_its_image(
     ]
 
 
+def test_equal_images_of_two_benchmarks_are_one_image(tmp_path):
+    policy = FakePolicy()
+    made = make_engine(policy, tmp_path / "f.jsonl", image_sha256=lambda place: place.split("//")[1], batch_size=1)
+    places = ["mme//1", "gqa//2", "gqa//1"]
+    made.answer([Prompt(place, f"{place}?", GREEDY) for place in places], "answers")
+    assert [[(image, text) for image, text, _ in batch] for batch in policy.batches] == [
+        [("gqa//2", "gqa//2?")],
+        [("mme//1", "gqa//1?"), ("mme//1", "mme//1?")],
+    ]
+
+
 def test_only_missing_answers_are_computed_and_a_torn_line_is_ignored(tmp_path):
     path = tmp_path / "f.jsonl"
     prompts = [Prompt("a", f"question {number}", GREEDY) for number in range(5)]

@@ -103,24 +103,20 @@ class Engine:
     write: bool = True  # whether this process appends to the cache
     cached: int = field(default=0, init=False)
     computed: int = field(default=0, init=False)
+    _ids: dict[str, str] = field(default_factory=dict, init=False, repr=False)  # hash -> an image's id
 
     def key(self, prompt: Prompt) -> str:
         """The hash of all that an answer depends on beside weights and code. It is also the request's id, from which a sampled
         answer's random draws come: equal questions have equal answers."""
-        content = [
-            prompt.text,
-            self.image_sha256(prompt.image_id),
-            dataclasses.asdict(prompt.decoding),
-            self.seed,
-            prompt.options,
-        ]
+        decoding = vars(prompt.decoding)  # asdict would copy it, for every prompt
+        content = [prompt.text, self.image_sha256(prompt.image_id), decoding, self.seed, prompt.options]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def answer(self, prompts: Sequence[Prompt], label: str) -> list[str]:
         """The responses to prompts, in order. `label` names the progress bar; a stage uses each label once."""
         keys = [self.key(prompt) for prompt in prompts]
         known = self._known(keys, label)
-        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
+        missing = {key: self._placed(prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in known}
         batches = make_batches(missing, self.batch_size, self.processes)
 
         def work(batch: Sequence[Request]) -> list[str]:
@@ -135,7 +131,13 @@ class Engine:
         self.cache.add(fresh, self.write)
         self.computed += len(fresh)
         self.cached += len(known)
-        return [(known | fresh)[key] for key in keys]
+        answers = known | fresh
+        return [answers[key] for key in keys]
+
+    def _placed(self, prompt: Prompt) -> Prompt:
+        """The prompt with the first id under which its image was asked about: benchmarks share images, but not ids."""
+        image_id = self._ids.setdefault(self.image_sha256(prompt.image_id), prompt.image_id)
+        return dataclasses.replace(prompt, image_id=image_id)
 
     def _known(self, keys: Sequence[str], label: str) -> dict[str, str]:
         """The cached responses to keys, as one process sees them and tells the others.
