@@ -103,7 +103,6 @@ class Engine:
     write: bool = True  # whether this process appends to the cache
     cached: int = field(default=0, init=False)
     computed: int = field(default=0, init=False)
-    _ids: dict[str, str] = field(default_factory=dict, init=False, repr=False)  # hash -> an image's id
 
     def key(self, prompt: Prompt) -> str:
         """The hash of all that an answer depends on beside weights and code. It is also the request's id, from which a sampled
@@ -116,7 +115,12 @@ class Engine:
         """The responses to prompts, in order. `label` names the progress bar; a stage uses each label once."""
         keys = [self.key(prompt) for prompt in prompts]
         known = self._known(keys, label)
-        missing = {key: self._placed(prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in known}
+        ids: dict[str, str] = {}  # hash -> the first id of an image: benchmarks share images, but not ids
+        missing = {
+            key: dataclasses.replace(prompt, image_id=ids.setdefault(self.image_sha256(prompt.image_id), prompt.image_id))
+            for key, prompt in zip(keys, prompts, strict=True)
+            if key not in known
+        }
         batches = make_batches(missing, self.batch_size, self.processes)
 
         def work(batch: Sequence[Request]) -> list[str]:
@@ -133,11 +137,6 @@ class Engine:
         self.cached += len(known)
         answers = known | fresh
         return [answers[key] for key in keys]
-
-    def _placed(self, prompt: Prompt) -> Prompt:
-        """The prompt with the first id under which its image was asked about: benchmarks share images, but not ids."""
-        image_id = self._ids.setdefault(self.image_sha256(prompt.image_id), prompt.image_id)
-        return dataclasses.replace(prompt, image_id=image_id)
 
     def _known(self, keys: Sequence[str], label: str) -> dict[str, str]:
         """The cached responses to keys, as one process sees them and tells the others.
