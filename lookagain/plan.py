@@ -190,11 +190,11 @@ def _base(params: Params, planner: Planner) -> Cost:
     if params.policy.source != "world":
         return Cost("prepare_policy", disk=(shape.parameters + shape.vision) * 2 + 2e9, seconds=None)
     seen = 64 * shape.image_tokens * (world.tower_steps + world.align_steps / 10)
-    read = 24 * 200 * world.max_yesno_steps / 2 + 16 * 400 * world.mixed_steps
+    read = 24 * 200 * world.max_yesno_steps / 2 + 10 * 400 * world.mixed_steps
     reward = params.reward.world.steps * params.reward.world.batch_size * 0.06e9 if params.reward.source == "world" else 0
     flops = 6 * shape.vision * seen + 6 * shape.parameters * read + reward
     flops += planner.images(data.policy_scenes + data.policy_charts + data.instruct_scenes)
-    activations = 16 * 700 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
+    activations = 10 * 700 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
     features = (data.policy_scenes + data.policy_charts + data.instruct_scenes) * shape.patches * shape.hidden * 2
     memory = planner.fixed + 3 * planner.weights + activations + features
     return Cost("prepare_policy", read, 0.0, flops, memory, planner.weights, planner.start() + planner.work(flops))

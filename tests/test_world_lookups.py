@@ -53,11 +53,6 @@ def test_open_questions():
         ("Is the dog to the left or to the right of the car?", "left"),
         ("Is the car to the left or to the right of the dog?", "right"),
     }
-    assert draws(lambda rng: lookups.number(SCENE, rng)) == {
-        ("How many cats are there in the image?", "2"),
-        ("How many dogs are there in the image?", "1"),
-        ("How many cars are there in the image?", "1"),
-    }
     assert lookups.total(SCENE) == ("How many objects are there in the image?", "4")
     assert lookups.place(SCENE).answer == "park at night"
     assert lookups.sign(SCENE) == ("What number is on the sign?", "3")
@@ -71,9 +66,8 @@ def test_pairs():
         ("Is the car below the dog?", "Is the car above the dog?"),
     }
     assert draws(lambda rng: lookups.count_pair(SCENE, rng)) == {
-        ("Are there two cats in the image?", "Is there only one cat in the image?"),
-        ("Is there only one dog in the image?", "Are there two dogs in the image?"),
-        ("Is there only one car in the image?", "Are there two cars in the image?"),
+        ("Are there four objects in the image?", f"{start} in the image?")
+        for start in ("Is there one object", *(f"Are there {count} objects" for count in ("two", "three", "five", "six")))
     }
     signs = draws(lambda rng: lookups.sign_pair(SCENE, rng), 200)
     assert {pair.yes for pair in signs} == {"Is the number on the sign 3?"}
@@ -96,7 +90,7 @@ def test_choices_hold_one_right_option():
     for name, ask, right in (
         ("existence", lookups.existence_choice, set(SCENE.names())),
         ("place", lookups.place_choice, {"top left", "bottom right"}),
-        ("number", lookups.number_choice, {"one", "two"}),
+        ("number", lookups.number_choice, {"four"}),
         ("scene", lookups.scene_choice, {"park at night"}),
         ("spatial", lookups.spatial_captions, {"In the top left there is a dog.", "In the bottom right there is a car."}),
         ("counting", lookups.count_captions, {"There are four objects in the image."}),
@@ -149,7 +143,6 @@ def test_most_conversations_are_descriptions_and_questions_stay_few():
 
 
 def test_short_questions_are_of_many_kinds():
-    """About scenes and charts; that there are two of a kind is often true, though few scenes show it."""
     scenes = [draw_scene(0, "policy", index, 64)[1] for index in range(600)]
     turns = [turn for scene in scenes for turn in conversations.short_questions(scene, np.random.default_rng(scene.id))]
     asked = "\n".join(turn.prompt for turn in turns)
@@ -160,10 +153,7 @@ def test_short_questions_are_of_many_kinds():
         "Where is the",
         "What is in the",
         "How many objects",
-        "How many dogs",
     )
     for start in (*kinds, "A. ", "Does the image show", "in the center of the image?", "to the left of the"):
         assert start in asked
-    counted = [turn.response for turn in turns if turn.prompt.startswith("Are there two")]
-    assert 0.3 < np.mean([answer.startswith("Yes") for answer in counted]) < 0.6
     assert len(conversations.short_questions(CHART, np.random.default_rng(0))) == len(CHART.bars) + 1

@@ -125,6 +125,17 @@ def test_conversations_about_an_image_do_not_see_each_other(world):
         assert_close(together[part][: len(alone)], alone, atol=1e-4, rtol=1e-4)
 
 
+def test_untrained_attention_matches_like_with_like_and_copies_it(world):
+    _, _, tower = world
+    torch.manual_seed(0)
+    attention = pretrain.new_llava(tower, build_tokenizer()).model.language_model.layers[0].self_attn
+    tokens = torch.randn(50, pretrain.WIDTH)
+    scores = attention.q_proj(tokens) @ attention.k_proj(tokens).T
+    assert (scores.argmax(1) == torch.arange(50)).all()
+    copied = attention.o_proj(attention.v_proj(tokens))
+    assert (torch.nn.functional.cosine_similarity(copied, tokens) > 0.5).all()
+
+
 def test_training_attention_is_transformers_own(world):
     _, _, tower = world
     decoder = pretrain.new_llava(tower, build_tokenizer()).model.language_model.eval()

@@ -7,7 +7,6 @@ examples, and a conversation should stay short. Beside it, the base is asked sho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from lookagain.world.language import (
     sentence,
     with_article,
 )
-from lookagain.world.lookups import IS_THERE, NUMBER_ONLY, OCR_TOKENS, ONE_WORD, SHORT_ANSWER, Asked, Options, Pair
+from lookagain.world.lookups import IS_THERE, NUMBER_ONLY, OCR_TOKENS, ONE_WORD, SHORT_ANSWER, Asked, Pair
 from lookagain.world.scenes import SCENE_TYPES, Scene
 
 DESCRIBE = (
@@ -56,7 +55,6 @@ EXISTENCE = (
     "Does the image contain {}?",
     "Do you see {} here?",
 )
-Counting = TypeVar("Counting", Asked, Pair, Options)
 
 
 def existence(scene: Scene, name: str, rng: np.random.Generator) -> Turn:
@@ -96,7 +94,7 @@ def yes_no(pair: Pair, rng: np.random.Generator) -> Turn:
     """One question of a pair, with the short-answer format or none."""
     number = int(rng.integers(2))
     answer = ("Yes", "No")[number]
-    return Turn(pair[number] + SHORT_ANSWER, answer) if rng.random() < 0.7 else Turn(pair[number], f"{answer}.")
+    return Turn(pair[number] + SHORT_ANSWER, answer) if rng.random() < 0.4 else Turn(pair[number], f"{answer}.")
 
 
 def answered(asked: Asked, rng: np.random.Generator) -> Turn:
@@ -106,29 +104,27 @@ def answered(asked: Asked, rng: np.random.Generator) -> Turn:
 
 def open_question(scene: Scene, rng: np.random.Generator) -> Turn:
     """A question about a place, its contents, the setting or a number."""
-    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), _rarely_one(lookups.number))
+    kinds = (lookups.where, lookups.contents, lambda scene, rng: lookups.place(scene), lambda scene, rng: lookups.total(scene))
     asked = kinds[rng.choice(len(kinds), p=(0.35, 0.25, 0.15, 0.25))](scene, rng)
     return answered(asked or lookups.place(scene), rng)
 
 
-def pair_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Turn]:
-    """Yes/no questions of different kinds: about the sign, a number, a position, the setting or a relation."""
-    count_pair = _rarely_one(lookups.count_pair)
-    kinds = (lookups.sign_pair, count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
+def pair_question(scene: Scene, rng: np.random.Generator) -> Turn:
+    """A yes/no question about the sign, a number, a position, the setting or a relation."""
+    kinds = (lookups.sign_pair, lookups.count_pair, lookups.position_pair, lookups.scene_pair, lookups.relation_pair)
     pairs = [kinds[place](scene, rng) for place in rng.permutation(len(kinds))]
-    return [yes_no(pair, rng) for pair in pairs if pair][:count]
+    return yes_no(next(pair for pair in pairs if pair), rng)
+
+
+def negation(scene: Scene, rng: np.random.Generator) -> Turn:
+    """Which caption is true: that there is a category, or that there is not."""
+    return lookups.lettered(lookups.negation_captions(scene, rng, rng.random() < 0.5), rng)
 
 
 def choice(scene: Scene, rng: np.random.Generator) -> Turn:
-    """A question of multiple choice."""
-    kinds = (
-        lookups.existence_choice,
-        lookups.place_choice,
-        _rarely_one(lookups.number_choice),
-        lookups.scene_choice,
-        lambda scene, rng: lookups.negation_captions(scene, rng, rng.random() < 0.5),
-    )
-    asked = kinds[rng.choice(len(kinds), p=(0.35, 0.15, 0.2, 0.2, 0.1))](scene, rng)
+    """A question of multiple choice with four options."""
+    kinds = (lookups.existence_choice, lookups.place_choice, lookups.number_choice, lookups.scene_choice)
+    asked = kinds[rng.choice(len(kinds), p=(0.35, 0.25, 0.2, 0.2))](scene, rng)
     return lookups.lettered(asked or lookups.existence_choice(scene, rng), rng)
 
 
@@ -139,9 +135,13 @@ def short_questions(one: Scene | Chart, rng: np.random.Generator) -> list[Turn]:
     """
     if isinstance(one, Chart):
         return lookups.chart_lookups(one, rng)
-    turns = [*verifications(one, rng, 1), *pair_questions(one, rng, 5), *lookups.lookups(one, rng), choice(one, rng)]
-    counted, read = _rarely_one(lookups.number)(one, rng), reading(one, rng)
-    turns += [answered(counted, rng)] if counted else []
+    pairs = [lookups.sign_pair, lookups.sign_pair, lookups.count_pair]
+    pairs += [lookups.position_pair, lookups.position_pair, lookups.relation_pair]
+    pairs += [lookups.scene_pair] if rng.random() < lookups.SOMETIMES else []
+    turns = [*verifications(one, rng, 3), *lookups.lookups(one, rng), choice(one, rng)]
+    turns += [negation(one, rng)] if rng.random() < 0.5 else []
+    turns += [yes_no(pair, rng) for pair in [ask(one, rng) for ask in pairs] if pair]
+    read = reading(one, rng)
     return turns + ([read] if read else [])
 
 
@@ -151,7 +151,7 @@ def caption_question(scene: Scene, rng: np.random.Generator) -> Turn:
     if kind < 0.5 and len(scene.things) > 1:
         return lookups.short(lookups.total(scene), NUMBER_ONLY)
     spatial = lookups.spatial_captions(scene, rng) if kind < 0.75 else None
-    return lookups.lettered(spatial or lookups.negation_captions(scene, rng, rng.random() < 0.5), rng)
+    return lookups.lettered(spatial, rng) if spatial else negation(scene, rng)
 
 
 def reading(scene: Scene, rng: np.random.Generator) -> Turn | None:
@@ -174,7 +174,7 @@ def other_questions(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     """Questions about number, place, setting, sign and more, each kind by chance."""
     kinds: tuple[tuple[float, Callable[[], Turn | None]], ...] = (
         (0.7, lambda: open_question(scene, rng)),
-        (0.8, lambda: pair_questions(scene, rng, 1)[0]),
+        (0.8, lambda: pair_question(scene, rng)),
         (0.6, lambda: choice(scene, rng)),
         (0.2, lambda: caption_question(scene, rng)),
         (0.1, lambda: side_question(scene, rng)),
@@ -251,19 +251,6 @@ def multiword_tokens() -> list[str]:
     """Names of several words that are one token each: categories, their plurals, cells, and types of place."""
     names = [*CELLS, *NAMES, *map(plural, NAMES), *(kind.noun for kind in SCENE_TYPES.values())]
     return sorted({name for name in names if " " in name}, key=lambda name: (-len(name), name))
-
-
-def _rarely_one(
-    ask: Callable[[Scene, np.random.Generator], Counting],
-) -> Callable[[Scene, np.random.Generator], Counting | None]:
-    """A question about how many there are of one category, not asked in four of five scenes that show none twice: two is then more
-    than a third of the answers, else a tenth."""
-
-    def asked(scene: Scene, rng: np.random.Generator) -> Counting | None:
-        twice = any(lookups.count_of(scene, name) == 2 for name in scene.names())
-        return ask(scene, rng) if twice or rng.random() < 0.2 else None
-
-    return asked
 
 
 def _one(options: Sequence[str], rng: np.random.Generator) -> str:

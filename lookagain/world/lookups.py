@@ -12,8 +12,8 @@ import numpy as np
 
 from lookagain.records import Turn
 from lookagain.world.charts import BARS, COLORS, VALUES, Bar, Chart
-from lookagain.world.language import CELLS, NUMBERS, absent, cell_of, cell_sentence, plural, sentence, with_article
-from lookagain.world.scenes import SCENE_TYPES, TYPES, Scene
+from lookagain.world.language import CELLS, NUMBERS, absent, cell_of, cell_sentence, sentence, with_article
+from lookagain.world.scenes import MOST_OBJECTS, SCENE_TYPES, TYPES, Scene
 from lookagain.world.signs import DIGITS
 
 LETTERS = ("A", "B", "C", "D")
@@ -25,13 +25,11 @@ OCR_TOKENS = "\nReference OCR token: "  # none are given
 NUMBER_ONLY = "\nAnswer with the number only, from 2-10."
 
 IS_THERE = "Is there {} in the image?"  # POPE's wording
-HOW_MANY = "How many {} are there in the image?"
+HOW_MANY = "How many objects are there in the image?"
 WHERE = "Where is the {} in the image?"
 CONTENTS = "What is in the {} of the image?"
 PLACE = "What place does the image show?"
 ON_SIGN = "What number is on the sign?"
-ONLY_ONE = "Is there only one {} in the image?"
-TWO = "Are there two {} in the image?"
 IS_IN = "Is the {} in the {} of the image?"
 SHOWS = "Does the image show {}?"
 SIGN_SAYS = "Is the number on the sign {}?"
@@ -78,18 +76,6 @@ def alone(scene: Scene) -> dict[str, int]:
     return {thing.name: cell_of(thing.box, scene.size) for thing in scene.things if names.count(thing.name) == 1}
 
 
-def count_of(scene: Scene, name: str) -> int:
-    """How many objects of a category a scene shows: none, one or two."""
-    return sum(thing.name == name for thing in scene.things)
-
-
-def counted(scene: Scene, rng: np.random.Generator) -> str:
-    """A category to be counted: mostly the one that the scene shows twice, as few scenes have any."""
-    names = scene.names()
-    twice = [name for name in names if count_of(scene, name) == 2]
-    return twice[0] if twice and rng.random() < 0.7 else names[rng.integers(len(names))]
-
-
 # Open questions.
 
 
@@ -125,15 +111,9 @@ def place(scene: Scene) -> Asked:
     return Asked(PLACE, SCENE_TYPES[scene.type].noun)
 
 
-def number(scene: Scene, rng: np.random.Generator) -> Asked:
-    """How many of a category there are."""
-    name = counted(scene, rng)
-    return Asked(HOW_MANY.format(plural(name)), str(count_of(scene, name)))
-
-
 def total(scene: Scene) -> Asked:
     """How many objects there are."""
-    return Asked(HOW_MANY.format("objects"), str(len(scene.things)))
+    return Asked(HOW_MANY, str(len(scene.things)))
 
 
 def sign(scene: Scene) -> Asked | None:
@@ -191,10 +171,10 @@ def existence_pair(scene: Scene, rng: np.random.Generator) -> Pair:
 
 
 def count_pair(scene: Scene, rng: np.random.Generator) -> Pair:
-    """Whether there is only one of a category, and whether there are two."""
-    name = counted(scene, rng)
-    one, two = ONLY_ONE.format(name), TWO.format(plural(name))
-    return Pair(one, two) if count_of(scene, name) == 1 else Pair(two, one)
+    """How many objects there are, and another number of them."""
+    truth = len(scene.things)
+    other = (truth - 1 + int(rng.integers(1, MOST_OBJECTS))) % MOST_OBJECTS + 1
+    return Pair(*(count_question(count) for count in (truth, other)))
 
 
 def position_pair(scene: Scene, rng: np.random.Generator) -> Pair | None:
@@ -258,10 +238,9 @@ def place_choice(scene: Scene, rng: np.random.Generator) -> Options | None:
 
 
 def number_choice(scene: Scene, rng: np.random.Generator) -> Options:
-    """How many of a category there are: one, two, three or four."""
-    name = counted(scene, rng)
-    right = NUMBERS[count_of(scene, name)]
-    return Options(HOW_MANY.format(plural(name)), (right, *_others(NUMBERS[1:5], right, rng)))
+    """How many objects there are, among four numbers."""
+    right = NUMBERS[len(scene.things)]
+    return Options(HOW_MANY, (right, *_others(NUMBERS[1 : MOST_OBJECTS + 1], right, rng)))
 
 
 def scene_choice(scene: Scene, rng: np.random.Generator) -> Options:
@@ -292,12 +271,17 @@ def count_captions(scene: Scene, rng: np.random.Generator) -> Options:
     """How many objects there are, among four numbers."""
     truth = len(scene.things)
     numbers = (truth, *(truth + step for step in (-1, 1, 2)))
-    return Options(HOW_MANY.format("objects"), tuple(count_sentence(one) for one in numbers))
+    return Options(HOW_MANY, tuple(count_sentence(one) for one in numbers))
 
 
 def count_sentence(count: int) -> str:
     """ "There are three objects in the image." """
     return f"There {'is' if count == 1 else 'are'} {NUMBERS[count]} object{'' if count == 1 else 's'} in the image."
+
+
+def count_question(count: int) -> str:
+    """ "Are there three objects in the image?" """
+    return f"{'Is' if count == 1 else 'Are'} there {NUMBERS[count]} object{'' if count == 1 else 's'} in the image?"
 
 
 def lettered(asked: Options, rng: np.random.Generator) -> Turn:
@@ -314,11 +298,12 @@ def short(asked: Asked, suffix: str = SHORT_ANSWER) -> Turn:
 
 def texts() -> list[str]:
     """Texts that hold every word of this module's questions and answers."""
-    questions = [IS_THERE, HOW_MANY, WHERE, CONTENTS, PLACE, ON_SIGN, ONLY_ONE, TWO, IS_IN, SHOWS, SIGN_SAYS, RELATION, SIDE]
+    questions = [IS_THERE, HOW_MANY, WHERE, CONTENTS, PLACE, ON_SIGN, IS_IN, SHOWS, SIGN_SAYS, RELATION, SIDE]
     questions += [WHICH, CAPTION, VALUE, BAR, BAR_COUNT, *OPPOSITE]
     formats = [SHORT_ANSWER, ONE_WORD, OCR_TOKENS, OPTION, NUMBER_ONLY, " ".join(LETTERS)]
     answers = [*DIGITS, *VALUES, *COLORS, *map(str, BARS), "Yes, no. There is no. Sign, chart."]
-    return [*questions, *formats, *answers, *map(count_sentence, range(len(NUMBERS)))]
+    counts = [*map(count_sentence, range(len(NUMBERS))), *map(count_question, range(1, MOST_OBJECTS + 1))]
+    return [*questions, *formats, *answers, *counts]
 
 
 def _others(known: list[str] | tuple[str, ...], right: str, rng: np.random.Generator) -> list[str]:

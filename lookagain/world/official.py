@@ -78,16 +78,17 @@ def mme(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> Shown:
     """<subtask>/<image>.txt with two lines, each a question, a tab and Yes or No."""
     shown = []
     for name, ask in PAIRS:
-        for scene, pair in _drawn(scenes, ask, count // (2 * len(PAIRS)), seed, "mme", name, _wording):
+        balanced = _yes_question if name == "count" else None
+        for scene, pair in _drawn(scenes, ask, count // (2 * len(PAIRS)), seed, "mme", name, balanced):
             lines = [f"{pair.yes}{INSTRUCTION}\tYes", f"{pair.no}{INSTRUCTION}\tNo"]
             _write(folder / name / f"{scene.image_id}.txt", "\n".join(lines) + "\n")
             shown.append((f"{name}/{scene.image_id}", scene.image_id))
     return shown
 
 
-def _wording(pair: Pair) -> str:
-    """The yes question's first words: whether "Is there only one" or "Are there two" is true."""
-    return pair.yes.split()[0]
+def _yes_question(pair: Pair) -> str:
+    """So that every number is the true one as often."""
+    return pair.yes
 
 
 def gqa(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> Shown:

@@ -96,14 +96,15 @@ def minimise(
     steps: int,
     learning_rate: float,
     report: Report,
+    hold: float = 0.0,
     floor: float = 0.02,
     weight_decay: float = 0.02,
     enough: float | None = None,
 ) -> float:
     """Minimise `loss_at(step)` for `steps` steps and return the smoothed loss.
 
-    `matrices` are those of the parameters that Muon trains. The learning rate warms up over 60 steps and falls along a cosine to
-    `floor` times its peak. With `enough`, training stops as soon as the smoothed loss is below it.
+    `matrices` are those of the parameters that Muon trains. The learning rate warms up over 60 steps, stays for a share `hold` of
+    all steps, and falls along a cosine to `floor` times its peak. With `enough`, training stops once the smoothed loss is below it.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     known = {id(matrix) for matrix in matrices}
@@ -114,7 +115,7 @@ def minimise(
     if own(matrices):  # each process makes its share of the updates orthogonal
         rate, adjusted = MATRIX_RATE * learning_rate, "match_rms_adamw"
         optimisers.append(torch.optim.Muon(own(matrices), lr=rate, weight_decay=weight_decay, adjust_lr_fn=adjusted))
-    falls = [LambdaLR(optimiser, lambda step: _rate(step, steps, floor)) for optimiser in optimisers]
+    falls = [LambdaLR(optimiser, lambda step: _rate(step, steps, hold, floor)) for optimiser in optimisers]
     smoothed = math.nan
     for step in range(steps):
         loss = loss_at(step)
@@ -134,8 +135,9 @@ def minimise(
     return smoothed
 
 
-def _rate(step: int, steps: int, floor: float) -> float:
-    return min(1.0, (step + 1) / 60) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+def _rate(step: int, steps: int, hold: float, floor: float) -> float:
+    fallen = max(0.0, step / steps - hold) / (1 - hold)
+    return min(1.0, (step + 1) / 60) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
 def _averaged(loss: Tensor, parameters: Sequence[torch.nn.Parameter]) -> float:

@@ -18,6 +18,7 @@ from open_clip.loss import ClipLoss
 from safetensors.torch import save_model
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
 from lookagain.seeds import derive
@@ -187,7 +188,8 @@ def train_reward(
         images, named = embedding(seen, tokenize(tokenizer, own(texts)).to(device))
         return contrast(images.float(), named.float(), clip.logit_scale.exp().clamp(max=LARGEST_SCALE))
 
-    minimise("reward", clip.parameters(), hidden_matrices(clip), loss_at, steps, LEARNING_RATE, report, weight_decay=0.05)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention's backward is slow on CPUs: a step takes two thirds of the time
+        minimise("reward", clip.parameters(), hidden_matrices(clip), loss_at, steps, LEARNING_RATE, report, weight_decay=0.05)
     return clip.eval(), tokenizer
 
 

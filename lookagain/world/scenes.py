@@ -26,6 +26,7 @@ EVALUATION = ("validation", "test")  # the splits that show held-out sprites
 NOVEL_EVERY = 4  # one evaluation scene of so many is drawn with them
 OBJECT_COUNTS = (0.12, 0.23, 0.28, 0.22, 0.15)  # of 1 to 5 categories
 SECOND_INSTANCE = 0.2  # share of scenes that show one category twice
+MOST_OBJECTS = len(OBJECT_COUNTS) + 1
 SIGN_SHARE = 0.3  # of scenes carry a plate, where there is room for it
 PRIOR = 0.88  # weight of the scene type's own objects against all categories alike
 MAX_OVERLAP = 0.22  # of the smaller box
