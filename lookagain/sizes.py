@@ -75,7 +75,7 @@ class Shape:
 
 WORLD_PATCH = 8  # px
 MODELS = {
-    "world": Shape(128, 4, 128, 384, 419, True, 0.79e6, 65, 64),  # of images of 64 px
+    "world": Shape(128, 3, 128, 384, 419, True, 0.59e6, 65, 64),  # of images of 64 px
     "llava-hf/llava-1.5-7b-hf": Shape(4096, 32, 4096, 11008, 32064, False, 0.30e9, 577, 576),
     "llava-hf/llava-1.5-13b-hf": Shape(5120, 40, 5120, 13824, 32064, False, 0.30e9, 577, 576),
     "llava-hf/llava-v1.6-mistral-7b-hf": Shape(4096, 32, 1024, 14336, 32064, False, 0.30e9, 5 * 577, 2340),

@@ -104,3 +104,12 @@ def test_weighted_cross_entropy_is_the_mean_of_repeated_labels():
     repeated = torch.tensor([0, 1, 1, 1, 3, 3])
     expected = functional.cross_entropy(logits[repeated], labels[repeated])
     assert_close(optimise.weighted_cross_entropy(logits, labels, weights, 6.0), expected)
+
+
+def test_the_rate_rises_stays_and_falls():
+    assert optimise._rate(0, 1000, 0.5) == pytest.approx(1 / optimise.WARM_UP)
+    assert optimise._rate(500, 1000, 0.5) == 1
+    assert optimise._rate(750, 1000, 0.5) == pytest.approx((1 + optimise.LOWEST_RATE) / 2)
+    assert optimise._rate(1000, 1000, 0.5) == pytest.approx(optimise.LOWEST_RATE)
+    assert optimise._rate(500, 1000, 0.0) == pytest.approx((1 + optimise.LOWEST_RATE) / 2)
+    assert optimise._rate(999, 1000, 1.0) == 1

@@ -1,5 +1,6 @@
 """Questions and their answers about a scene whose truth is plain: a dog, two cats, a car, and a sign in the center."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ from lookagain.metrics.benchmark import LLAVA15
 from lookagain.metrics.pragmatics import COUNT, WHICH
 from lookagain.world import conversations, lookups
 from lookagain.world.charts import Bar, Chart
-from lookagain.world.scenes import Scene, Thing, draw_scene
+from lookagain.world.scenes import MOST_OBJECTS, Scene, Thing, draw_scene
 from lookagain.world.signs import Sign
 from lookagain.world.tokenizer import build_tokenizer
 
@@ -142,6 +143,18 @@ def test_most_conversations_are_descriptions_and_questions_stay_few():
         assert start in asked
 
 
+def test_numbers_of_objects_have_others_beside_them():
+    """From one object to the most that a scene shows."""
+    for count in range(1, MOST_OBJECTS + 1):
+        scene = dataclasses.replace(SCENE, things=SCENE.things[:1] * count)
+        for yes, no in draws(lambda rng, scene=scene: lookups.count_pair(scene, rng)):
+            assert yes == lookups.count_question(count)
+            assert no in {lookups.count_question(other) for other in range(1, MOST_OBJECTS + 1)} - {yes}
+        for ask in (lookups.number_choice, lookups.count_captions):
+            assert {len(set(asked.options)) for asked in draws(lambda rng, ask=ask, scene=scene: ask(scene, rng))} == {4}
+    assert max(len(draw_scene(0, "policy", index, 64)[1].things) for index in range(300)) == MOST_OBJECTS
+
+
 def test_short_questions_are_of_many_kinds():
     scenes = [draw_scene(0, "policy", index, 64)[1] for index in range(600)]
     turns = [turn for scene in scenes for turn in conversations.short_questions(scene, np.random.default_rng(scene.id))]
@@ -149,7 +162,9 @@ def test_short_questions_are_of_many_kinds():
     kinds = (
         lookups.ON_SIGN,
         "Is there a",
+        "Are there ",
         "Is the number",
+        "Which caption",
         "Where is the",
         "What is in the",
         "How many objects",

@@ -20,7 +20,7 @@ from lookagain.world.measure import hallucination
 from lookagain.world.optimise import hidden_matrices, minimise
 from lookagain.world.scenes import draw_scene
 from lookagain.world.tokenizer import build_processor, build_tokenizer
-from lookagain.world.tower import normalised, tower_features, train_tower
+from lookagain.world.tower import new_tower, normalised, tower_features, train_tower
 
 
 def silent(label, step, steps, loss):
@@ -132,6 +132,10 @@ def test_untrained_attention_matches_like_with_like_and_copies_it(world):
     tokens = torch.randn(50, pretrain.WIDTH)
     scores = attention.q_proj(tokens) @ attention.k_proj(tokens).T
     assert (scores.argmax(1) == torch.arange(50)).all()
+    decoder, own = pretrain.new_llava(tower, build_tokenizer()).model.language_model, new_tower(64)
+    same = [torch.equal(layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight) for layer in decoder.layers]
+    assert same == [True, True, False]
+    assert all(torch.equal(layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight) for layer in own.encoder.layers)
     copied = attention.o_proj(attention.v_proj(tokens))
     assert (torch.nn.functional.cosine_similarity(copied, tokens) > 0.5).all()
 

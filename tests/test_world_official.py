@@ -74,6 +74,8 @@ def test_yes_and_no_are_balanced(folder):
     assert {question.split for question in asked} == {"existence", "count", "position", "scene", "OCR"}
     assert Counter(question.reference for question in asked) == {"yes": len(asked) / 2, "no": len(asked) / 2}
     assert set(Counter(mme.unit(question) for question in asked).values()) == {2}
+    numbers = {question.prompt for question in asked if question.split == "count" and question.reference == "yes"}
+    assert len(numbers) == 4
     gqa = Counter(question.reference for question in read(folder, "gqa"))
     assert abs(gqa["yes"] - gqa["no"]) <= 2
     assert min(gqa["yes"], gqa["left"], gqa["right"]) > 0

@@ -141,8 +141,7 @@ def short_questions(one: Scene | Chart, rng: np.random.Generator) -> list[Turn]:
     turns = [*verifications(one, rng, 3), *lookups.lookups(one, rng), choice(one, rng)]
     turns += [negation(one, rng)] if rng.random() < 0.5 else []
     turns += [yes_no(pair, rng) for pair in [ask(one, rng) for ask in pairs] if pair]
-    read = reading(one, rng)
-    return turns + ([read] if read else [])
+    return turns + [turn for turn in (reading(one, rng), reading(one, rng)) if turn]
 
 
 def caption_question(scene: Scene, rng: np.random.Generator) -> Turn:

@@ -40,7 +40,7 @@ CAPTION = "Which caption describes the image?"  # pragmatics' own
 VALUE = "What is the value of the {} bar?"
 BAR = "Which bar has the value {}?"
 BAR_COUNT = "How many bars are in the chart?"
-SOMETIMES = 0.3  # share of the kinds of lookup that are learned soon
+SOMETIMES = 0.3  # share of the kinds of question that are learned soon
 OPPOSITE = {
     "to the left of": "to the right of",
     "to the right of": "to the left of",

@@ -33,7 +33,6 @@ from lookagain.world.scenes import Scene
 INSTRUCTION = " Please answer yes or no."  # MME's, which its reader replaces by the short-answer format
 ROTATION = 1_000_000  # MMBench's rotations of a question differ by it
 ANSWERS = 10  # TextVQA's to a question
-MOST = 10  # the largest number that pragmatics asks for
 
 Made = TypeVar("Made")
 Ask = Callable[[Scene, np.random.Generator], Made | None]
@@ -195,7 +194,7 @@ def pragmatics(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> 
 
         for scene, asked in _drawn(scenes, negation, count // 6, seed, "pragmatics", f"negation {present}"):
             files["negation"].append(_caption_row(scene, asked))
-    several = [scene for scene in scenes if 2 <= len(scene.things) <= MOST]
+    several = [scene for scene in scenes if len(scene.things) > 1]
     for scene, asked in _drawn(several, lookups.count_captions, count // 3, seed, "pragmatics", "counting", _first_option):
         row = _caption_row(scene, asked) | {"question": asked.question, "answer": len(scene.things)}
         files["counting"].append(row)

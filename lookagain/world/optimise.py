@@ -1,4 +1,4 @@
-"""The one training loop of the small world's models: Muon and AdamW, a warmed-up cosine, counted in steps.
+"""The one training loop of the small world's models: Muon and AdamW, a rate that rises, stays and falls, counted in steps.
 
 Muon (momentum made orthogonal) takes the weight matrices of hidden layers, AdamW the rest. With AdamW alone, tower and
 conversations need nearly twice the steps for the same loss.
@@ -22,6 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 Report = Callable[[str, int, int, float], None]  # label, step, steps, loss
 IGNORED = -100  # label of what is not learned
+WARM_UP = 60  # steps
+LOWEST_RATE = 0.02  # that the learning rate falls to, in its peak
 MATRIX_RATE = 3.0  # Muon's learning rate, in AdamW's: its updates are of one size in all directions
 _HIDDEN = re.compile(r"\b(layers|resblocks|multi_modal_projector)\.")  # as transformers and open_clip name them
 
@@ -97,14 +99,13 @@ def minimise(
     learning_rate: float,
     report: Report,
     hold: float = 0.0,
-    floor: float = 0.02,
     weight_decay: float = 0.02,
     enough: float | None = None,
 ) -> float:
     """Minimise `loss_at(step)` for `steps` steps and return the smoothed loss.
 
-    `matrices` are those of the parameters that Muon trains. The learning rate warms up over 60 steps, stays for a share `hold` of
-    all steps, and falls along a cosine to `floor` times its peak. With `enough`, training stops once the smoothed loss is below it.
+    `matrices` are those of the parameters that Muon trains. The learning rate warms up, stays at its peak until a share `hold`
+    of all steps is done, and falls along a cosine. With `enough`, training stops once the smoothed loss is below it.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     known = {id(matrix) for matrix in matrices}
@@ -115,7 +116,7 @@ def minimise(
     if own(matrices):  # each process makes its share of the updates orthogonal
         rate, adjusted = MATRIX_RATE * learning_rate, "match_rms_adamw"
         optimisers.append(torch.optim.Muon(own(matrices), lr=rate, weight_decay=weight_decay, adjust_lr_fn=adjusted))
-    falls = [LambdaLR(optimiser, lambda step: _rate(step, steps, hold, floor)) for optimiser in optimisers]
+    falls = [LambdaLR(optimiser, lambda step: _rate(step, steps, hold)) for optimiser in optimisers]
     smoothed = math.nan
     for step in range(steps):
         loss = loss_at(step)
@@ -135,9 +136,9 @@ def minimise(
     return smoothed
 
 
-def _rate(step: int, steps: int, hold: float, floor: float) -> float:
-    fallen = max(0.0, step / steps - hold) / (1 - hold)
-    return min(1.0, (step + 1) / 60) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fallen)))
+def _rate(step: int, steps: int, hold: float) -> float:
+    fallen = max(0.0, step / steps - hold) / (1 - hold) if hold < 1 else 0.0
+    return min(1.0, (step + 1) / WARM_UP) * (LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
 def _averaged(loss: Tensor, parameters: Sequence[torch.nn.Parameter]) -> float:

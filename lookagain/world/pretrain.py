@@ -64,6 +64,7 @@ LONG_WEIGHT = 0.6
 ALIGN_BATCH = 64  # scenes
 LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 1.5e-3, 3e-3
+HOLD = 0.5  # of the third phase at the peak rate: open questions, learned late, get further than with a cosine from the start
 YES_NO_LEARNING_RATE = 1e-3  # at 2e-3 the yes/no loss stays at chance for three times as long, or for good
 ATTENTION = "lookagain_training"  # the name that transformers knows `attention` by
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
@@ -126,7 +127,7 @@ def new_llava(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> Lla
 
 
 def start_copying(layer: torch.nn.Module) -> None:
-    """Let a layer's untrained attention add what it looks at about as it is: its output projection turns values back.
+    """Let a layer's untrained attention add what it looks at, smaller and about as it is: its output projection turns values back.
 
     Letters and open questions are learned sooner so; if the second layer does the same, negation is not learned in time.
     """
@@ -241,8 +242,7 @@ def fit(
     report: Report,
     batch_size: int = BATCH,
     learning_rate: float = LEARNING_RATE,
-    hold: float = 0.5,
-    floor: float = 0.02,
+    hold: float = HOLD,
     enough: float | None = None,
 ) -> float:
     """Phases 2 and 3: train projector and decoder on the labelled tokens; returns the smoothed loss."""
@@ -266,7 +266,7 @@ def fit(
     use_attention(decoder)
     model.train()
     trained = model.parameters(), hidden_matrices(model)
-    loss = minimise(label, *trained, loss_at, steps, learning_rate, report, hold, floor, enough=enough)
+    loss = minimise(label, *trained, loss_at, steps, learning_rate, report, hold, enough=enough)
     decoder.set_attn_implementation("sdpa")
     model.eval()
     return loss
@@ -297,7 +297,7 @@ def pretrain(
     draws = (np.random.default_rng(derive(seed, "yes/no", one.id)) for one in scenes.values())
     asked = [verifications(one, rng, VERIFICATIONS) for one, rng in zip(scenes.values(), draws, strict=True)]
     examples = encode(tokenizer, [[[turn] for turn in turns] for turns in asked], list(scenes), image_tokens)
-    settings = YES_NO_BATCH, YES_NO_LEARNING_RATE, 0.0, 1.0, yes_no_loss  # the learning rate stays at its peak
+    settings = YES_NO_BATCH, YES_NO_LEARNING_RATE, 1.0, yes_no_loss  # the learning rate never falls
     loss = fit("yes/no", model, examples, features, most_yes_no_steps, seed, report, *settings)
     if loss >= yes_no_loss:
         raise PretrainError(
