@@ -126,7 +126,7 @@ def new_llava(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> Lla
     return model
 
 
-def start_copying(layer: torch.nn.Module) -> None:
+def start_copying(layer: Any) -> None:
     """Let a layer's untrained attention add what it looks at, smaller and about as it is: its output projection turns values back.
 
     Letters and open questions are learned sooner so; if the second layer does the same, negation is not learned in time.

@@ -8,6 +8,7 @@ image. The heads that do so are thrown away. Decoder and reward are trained on t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def new_tower(image_size: int) -> CLIPVisionModel:
     return tower
 
 
-def start_matching(layers: Iterable[torch.nn.Module], scale: float) -> None:
+def start_matching(layers: Iterable[Any], scale: float) -> None:
     """Let untrained attention match like with like: key projections as the query ones, these `scale` times as large as drawn."""
     with torch.no_grad():
         for layer in layers:
