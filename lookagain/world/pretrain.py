@@ -129,7 +129,7 @@ def new_llava(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> Lla
 def start_copying(layer: Any) -> None:
     """Let a layer's untrained attention add what it looks at, smaller and about as it is: its output projection turns values back.
 
-    Letters and open questions are learned sooner so; if the second layer does the same, negation is not learned in time.
+    If the second layer does the same, letters are learned sooner, but negation not in time.
     """
     with torch.no_grad():
         layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
