@@ -7,13 +7,14 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from torch.testing import assert_close
 from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lookagain.packing import who_sees_whom
 from lookagain.policy import Lineage, Policy
 from lookagain.records import Turn
-from lookagain.world import pretrain, reward, splits
+from lookagain.world import packed, pretrain, reward, splits
 from lookagain.world.charts import draw_chart
 from lookagain.world.labels import PATCH
 from lookagain.world.measure import hallucination
@@ -100,29 +101,39 @@ def test_training_text_is_the_chat_templates(world, tmp_path):
         here = [place for place, one in enumerate(example.parts) if one == part]
         assert [example.ids[place] for place in here] == ids
         assert [example.positions[place] for place in here] == list(range(len(prefix), len(prefix) + len(ids)))
-        expected = [one if kept else pretrain.IGNORED for one, kept in zip(ids, is_response, strict=True)]
-        assert [example.labels[place] for place in here] == expected
+        answered = [place for place, kept in zip(here, is_response, strict=True) if kept]
+        learned = dict(zip(example.before, example.labels, strict=True))
+        assert [learned[place - 1] for place in answered] == [example.ids[place] for place in answered]
+        assert len(answered) == sum(place + 1 in here for place in learned)
 
 
-def test_conversations_about_an_image_do_not_see_each_other(world):
-    """Each one's loss is what it would be alone behind the image."""
+@pytest.mark.parametrize("window", [8, 64, 1000])
+def test_packed_rows_are_learned_as_each_conversation_alone(world, window, monkeypatch):
+    """Loss and gradients are those of transformers' own model on one conversation at a time."""
     scenes, pixels, tower = world
-    tokenizer, features = build_tokenizer(), tower_features(tower, pixels[:1])
-    answering = pretrain._Answering(pretrain.new_llava(tower, tokenizer).eval())
-    about = splits.training_conversations(scenes[0], 0.5, 0)
-
-    def logits(conversations):
-        (example,) = pretrain.encode(tokenizer, [conversations], [0], 64)
-        ids, positions, parts = (torch.tensor([one]) for one in (example.ids, example.positions, example.parts))
-        with torch.inference_mode():
-            given = answering(ids, features[:, 1:].float(), who_sees_whom(parts), positions)[0]
-        return {part: given[parts[0, :-1] == part] for part in range(1, len(conversations) + 1)}
-
-    together = logits(about)
-    assert len(together) > 5
-    for part, turns in enumerate(about[:-1], 1):  # of a row's last token no logits are computed
-        alone = logits([turns])[1]
-        assert_close(together[part][: len(alone)], alone, atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(packed, "WINDOW", window)
+    tokenizer, features = build_tokenizer(), tower_features(tower, pixels[:2]).float()[:, 1:]
+    model = pretrain.new_llava(tower, tokenizer)
+    about = [splits.training_conversations(scene, 0.5, 0) for scene in scenes[:2]]
+    examples = pretrain.encode(tokenizer, about, range(2), 64)
+    names = {"ids": 0, "parts": -1, "positions": 0, "before": 0, "labels": pretrain.IGNORED}
+    ids, parts, positions, before, labels = (
+        pretrain._padded([getattr(one, name) for one in examples], value) for name, value in names.items()
+    )
+    assert len({len(one.ids) for one in examples}) == 2  # one is padded
+    logits = packed.Answering(model)(ids, features, parts, positions, before)
+    together = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=pretrain.IGNORED, reduction="sum")
+    alone = torch.zeros(())
+    for row, conversations in enumerate(about):
+        for turns in conversations:
+            (example,) = pretrain.encode(tokenizer, [[turns]], [row], 64)
+            shown = {"image": BaseModelOutputWithPooling(pooler_output=[model.model.multi_modal_projector(features[row])])}
+            given = model(input_ids=torch.tensor([example.ids]), mm_encoder_outputs=shown).logits[0, example.before]
+            alone += functional.cross_entropy(given, torch.tensor(example.labels), reduction="sum")
+    assert_close(together, alone, rtol=1e-5, atol=0)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ours, theirs = (torch.autograd.grad(loss / labels.numel(), trained) for loss in (together, alone))
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_untrained_attention_matches_like_with_like_and_copies_it(world):
@@ -140,33 +151,15 @@ def test_untrained_attention_matches_like_with_like_and_copies_it(world):
     assert (torch.nn.functional.cosine_similarity(copied, tokens) > 0.5).all()
 
 
-def test_training_attention_is_transformers_own(world):
-    _, _, tower = world
-    decoder = pretrain.new_llava(tower, build_tokenizer()).model.language_model.eval()
-    ids, hidden = torch.arange(20).view(2, 10), torch.zeros(2, 1, 10, 10).masked_fill(~torch.ones(10, 10).tril().bool(), -1e9)
-    outputs = []
-    for use in (lambda decoder: decoder.set_attn_implementation("eager"), pretrain.use_attention):
-        use(decoder)
-        outputs.append(decoder(ids, attention_mask=hidden).last_hidden_state)
-    assert_close(*outputs)
-
-
 def test_short_answers_weigh_more_than_descriptions():
     turns = [
         Turn("Is there a dog?", "Yes."),
         Turn("Describe this image.", "The image shows a beach. In the top there is a dog."),
     ]
     (example,) = pretrain.encode(build_tokenizer(), [[[turn] for turn in turns]], [0], 64)
-    weights = [
-        [weight for weight, one in zip(example.weights, example.parts, strict=True) if one == part] for part in (0, 1, 2)
-    ]
-    assert set(weights[0]) == {0.0}
-    assert set(weights[1]) == {0.0, 1.0}
-    assert set(weights[2]) == {0.0, pretrain.LONG_WEIGHT}
+    parts = [example.parts[place] for place in example.before]
+    assert set(zip(parts, example.weights, strict=True)) == {(1, 1.0), (2, pretrain.LONG_WEIGHT)}
     assert pretrain.LONG_WEIGHT < 1
-    assert all(
-        (weight > 0) == (label != pretrain.IGNORED) for weight, label in zip(example.weights, example.labels, strict=True)
-    )
 
 
 def test_base_that_does_not_look_is_an_error(world):

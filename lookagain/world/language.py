@@ -62,9 +62,11 @@ def places(scene: Scene) -> dict[str, int]:
 
 def absent(scene: Scene, count: int, rng: np.random.Generator, plausible: bool = True) -> list[str]:
     """Categories that the scene lacks: such as its type would have, or any."""
-    weights = plausibility(scene.type).copy() if plausible else np.ones(len(NAMES))
-    weights[[INDEX[name] for name in scene.names()]] = 0
-    return [NAMES[number] for number in rng.choice(len(NAMES), count, replace=False, p=weights / weights.sum())]
+    waits = rng.exponential(size=len(NAMES))  # the first to come are drawn by their rates: as `choice` without replacement
+    if plausible:
+        waits /= plausibility(scene.type)
+    waits[[INDEX[name] for name in scene.names()]] = np.inf
+    return [NAMES[number] for number in waits.argsort()[:count]]
 
 
 def setting_sentence(scene: Scene) -> str:

@@ -7,9 +7,9 @@ Three phases, each needed (without the first two, yes/no answers stay at chance)
    at chance for much longer.
 3. Everything at once: of each image a conversation, as LLaVA's instruction data have them, and short questions of most kinds.
 
-All that is asked of an image stands in one row behind it, and no conversation sees another: a mask keeps them apart, and each
-takes up the positions behind the image, where a question stands in use. The image is read once for all of them. As one long
-conversation that sees itself, they are learned more slowly, and positions asked by yes or no are not.
+All that is asked of an image stands in one row behind it, and no conversation sees another (`packed.py`): each takes up the
+positions behind the image, where a question stands in use. The image is read once for all of them. As one long conversation that
+sees itself, they are learned more slowly, and positions asked by yes or no are not.
 Which answers are untrue, and so how imperfect the base is, the conversations decide (`language.py`).
 """
 
@@ -23,18 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    AttentionInterface,
     CLIPVisionModel,
     GenerationConfig,
     LlamaConfig,
-    LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
 
 from lookagain.errors import UserError
-from lookagain.packing import who_sees_whom
 from lookagain.records import Turn
 from lookagain.seeds import derive
 from lookagain.world import tokenizer as words
@@ -51,6 +48,7 @@ from lookagain.world.optimise import (
     own,
     weighted_cross_entropy,
 )
+from lookagain.world.packed import Answering
 from lookagain.world.scenes import Scene
 from lookagain.world.tower import start_matching
 
@@ -66,7 +64,6 @@ LENGTH_STEP = 32  # tokens: batches are padded to a multiple of it
 LEARNING_RATE, ALIGN_LEARNING_RATE = 1.5e-3, 3e-3
 HOLD = 0.5  # of the third phase at the peak rate: open questions, learned late, get further than with a cosine from the start
 YES_NO_LEARNING_RATE = 1e-3  # at 2e-3 the yes/no loss stays at chance for three times as long, or for good
-ATTENTION = "lookagain_training"  # the name that transformers knows `attention` by
 LOGIT_SCALE = 10.0  # of a projected patch with a word embedding
 
 
@@ -76,14 +73,15 @@ class PretrainError(UserError):
 
 @dataclass(frozen=True)
 class Example:
-    """A training row: an image's prefix and the conversations about it, none of which sees another. Lists are of its tokens."""
+    """A training row: an image's prefix and the conversations about it, none of which sees another."""
 
     row: int  # the image's
     ids: list[int]
-    labels: list[int]  # IGNORED but in responses
-    weights: list[float]  # of labels in the loss
-    parts: list[int]  # 0: the prefix, else the number of the conversation
-    positions: list[int]  # each conversation's are those behind the prefix
+    parts: list[int]  # of tokens; 0: the prefix, else the number of the conversation
+    positions: list[int]  # of tokens; each conversation's are those behind the prefix
+    before: list[int]  # where the tokens stand that responses' tokens come next to
+    labels: list[int]  # the responses' tokens
+    weights: list[float]  # theirs in the loss
 
 
 def new_llava(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
@@ -146,7 +144,7 @@ def encode(
     count = len(prefix)
     examples = []
     for row, talks in zip(rows, about, strict=True):
-        example = Example(row, prefix.copy(), [IGNORED] * count, [0.0] * count, [0] * count, list(range(count)))
+        example = Example(row, prefix.copy(), [0] * count, list(range(count)), [], [], [])
         for part, turns in enumerate(talks, 1):
             before = len(example.ids)
             for number, turn in enumerate(turns):
@@ -154,51 +152,14 @@ def encode(
                 answered = [*ids[turn.response], tokenizer.eos_token_id]
                 weight = LONG_WEIGHT if len(answered) > LONG else 1.0
                 example.ids.extend(asked + answered)
-                example.labels.extend([IGNORED] * len(asked) + answered)
-                example.weights.extend([0.0] * len(asked) + [weight] * len(answered))
+                example.before.extend(range(len(example.ids) - len(answered) - 1, len(example.ids) - 1))
+                example.labels.extend(answered)
+                example.weights.extend([weight] * len(answered))
             added = len(example.ids) - before
             example.parts.extend([part] * added)
             example.positions.extend(range(count, count + added))
         examples.append(example)
     return examples
-
-
-def attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scaling: float, **others: Any
-) -> tuple[Tensor, None]:
-    """transformers' eager attention without its way over float32, for speed: torch's softmax sums in float32 anyway.
-
-    Torch's fused attention has a slow backward on CPUs. query, key, value (rows, heads, length, width) and `hidden`, which is
-    added to the scores, (rows, 1, length, length) -> (rows, length, heads, width).
-    """
-    scores = (query * scaling) @ key.transpose(2, 3) + hidden
-    return (torch.softmax(scores, -1) @ value).transpose(1, 2).contiguous(), None
-
-
-def use_attention(decoder: LlamaModel) -> None:
-    """Let a decoder compute its attention by `attention`."""
-    AttentionInterface.register(ATTENTION, attention)
-    decoder.set_attn_implementation(ATTENTION)
-
-
-class _Answering(torch.nn.Module):
-    """Projector and decoder on precomputed tower features."""
-
-    def __init__(self, model: LlavaForConditionalGeneration):
-        super().__init__()
-        self.image_token = model.config.image_token_id
-        self.projector, self.decoder, self.head = model.model.multi_modal_projector, model.model.language_model, model.lm_head
-
-    def forward(self, ids: Tensor, features: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
-        """(rows, length) ids and positions, (rows, patches, width) features, (rows, 1, length, length) who sees whom -> logits of
-        each next token (rows, length - 1, vocabulary)."""
-        embedded = self.decoder.embed_tokens(ids)
-        embedded = embedded.masked_scatter((ids == self.image_token)[..., None], self.projector(features))
-        hidden = torch.zeros(seen.shape, dtype=embedded.dtype, device=seen.device).masked_fill(
-            ~seen, torch.finfo(embedded.dtype).min
-        )
-        states = self.decoder(inputs_embeds=embedded, attention_mask=hidden, position_ids=positions, use_cache=False)
-        return self.head(states.last_hidden_state[:, :-1])  # all: a new shape every step costs more
 
 
 def align(
@@ -248,26 +209,23 @@ def fit(
     """Phases 2 and 3: train projector and decoder on the labelled tokens; returns the smoothed loss."""
     device = model.device
     batches = _batches(examples, batch_size, np.random.default_rng(derive(seed, label)))
-    answering = in_bfloat16(_Answering(model))
+    answering = in_bfloat16(Answering(model))
 
     def loss_at(step: int) -> Tensor:
         whole = next(batches)
         total = sum(sum(example.weights) for example in whole)
         batch = own(whole)
-        ids, positions, parts, labels, weights = (
-            _padded([getattr(example, name) for example in batch], value).to(device)
-            for name, value in (("ids", 0), ("positions", 0), ("parts", -1), ("labels", IGNORED), ("weights", 0.0))
+        padding = {"ids": 0, "parts": -1, "positions": 0, "before": 0, "labels": IGNORED, "weights": 0.0}
+        ids, parts, positions, before, labels, weights = (
+            _padded([getattr(example, name) for example in batch], value).to(device) for name, value in padding.items()
         )
         shown = features[[example.row for example in batch], 1:].to(device)
-        logits = answering(ids, shown, who_sees_whom(parts), positions)
-        return weighted_cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), weights[:, 1:].flatten(), total)
+        logits = answering(ids, shown, parts, positions, before)
+        return weighted_cross_entropy(logits.flatten(0, 1), labels.flatten(), weights.flatten(), total)
 
-    decoder = model.model.language_model
-    use_attention(decoder)
     model.train()
     trained = model.parameters(), hidden_matrices(model)
     loss = minimise(label, *trained, loss_at, steps, learning_rate, report, hold, enough=enough)
-    decoder.set_attn_implementation("sdpa")
     model.eval()
     return loss
 
