@@ -22,7 +22,7 @@ from lookagain.records import atomic_write
 from lookagain.rewards import ImageTextScorer
 from lookagain.seeds import derive
 
-IMAGES = 200  # of each set, drawn by seed
+IMAGES = 120  # of each set, drawn by seed
 BATCH = 50
 
 

@@ -42,7 +42,7 @@ from lookagain.world.tokenizer import build_processor, build_tokenizer
 from lookagain.world.tower import tower_features, train_tower
 
 WORLD_INPUTS = ["data/policy", "data/instruct", "data/benchmarks/validation"]
-MEASURED_SCENES, MEASURED_BATCH = 300, 100
+MEASURED_SCENES, MEASURED_BATCH = 200, 100
 Part = TypeVar("Part")
 Reward = tuple[open_clip.CustomTextCLIP, PreTrainedTokenizerFast, dict[str, float]]  # its tokenizer, and how good it is
 
@@ -216,7 +216,6 @@ def progress(track: tracking.Child, run: runtime.Run) -> Iterator[Report]:
             bars.update(tasks[label], completed=step, description=f"{label}, loss {loss:.3f}")
             if step % 50 == 0 or step == steps:
                 track.metrics({f"{label.replace(' ', '_')}/loss": loss}, step)
-                runtime.release_memory()  # batches of many lengths leave holes behind
 
         yield report
 
