@@ -49,6 +49,7 @@ def main(names: list[str]) -> None:
         "pope-64": paths.questions_64,
         "pope-prefill": paths.questions_prefill,
         "clip": paths.clip,
+        "base": epochs.base,
     }
     if unknown := sorted(set(names) - ways.keys()):
         raise SystemExit(f"no such row: {', '.join(unknown)}; rows: {', '.join(ways)}")

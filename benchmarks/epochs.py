@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlavaForConditionalGeneration
 
 from benchmarks import peers
 from benchmarks.bench import Bench
@@ -17,13 +18,17 @@ from lookagain.images import ImageStore
 from lookagain.pairs import read_pairs
 from lookagain.policy import Policy, add_adapter, load_policy
 from lookagain.records import Conversation, Pair, read_records
-from lookagain.training.collate import Example
+from lookagain.training.collate import Example, Kept
 from lookagain.training.dpo import all_reference_logps, pair_examples, train_dpo
 from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation
+from lookagain.world import pretrain, splits
+from lookagain.world.optimise import in_bfloat16, weighted_cross_entropy
+from lookagain.world.packed import Answering
+from lookagain.world.tower import tower_features
 
 TRAINED = 96  # examples of an epoch
-TRAIN_FLOPS = "4 FLOPs a parameter and token of the trained rows, prefixes once a pair, and the tower's 2"
+TRAIN_FLOPS = "4 FLOPs a parameter and token of the trained rows, prefixes once a pair, and the tower's 2 once"
 
 
 def trained(bench: Bench) -> tuple[Policy, dict[str, torch.Tensor]]:
@@ -60,7 +65,7 @@ def preferences(bench: Bench, path: str, at_least: float, way: str, checkpointin
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist()  # of our only epoch
     examples = [pair_examples(bench.policy, pair) for pair in pairs]
     responses = sum(len(one.ids) for group in examples for one in group) / len(pairs)
-    flops = 2 * bench.encoding + 3 * bench.token * (bench.shape.image_tokens + responses)
+    flops = bench.encoding + 3 * bench.token * (bench.shape.image_tokens + responses)
 
     def texts(pair: Pair) -> dict[str, Any]:
         ends = [f" {text}{bench.policy.tokenizer.eos_token}" for text in (pair.chosen, pair.rejected[0])]
@@ -74,10 +79,11 @@ def preferences(bench: Bench, path: str, at_least: float, way: str, checkpointin
     def ours() -> Done:
         policy, _ = trained(bench)
         with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
+            start, kept = time.perf_counter(), Kept()
             with policy.model.disable_adapter():
-                references = all_reference_logps(policy, pairs, store.load, bench.params.stic.dpo, in_turn, 64)
-            log = train_dpo(policy, pairs, references, store.load, 0.1, 0.0, optimisation(bench, folder), lambda *_: None)
+                references = all_reference_logps(policy, pairs, store.load, bench.params.stic.dpo, in_turn, 64, kept)
+            steps = optimisation(bench, folder), lambda *_: None
+            log = train_dpo(policy, pairs, references, store.load, 0.1, 0.0, *steps, kept=kept)
             return Done(len(pairs), time.perf_counter() - start, [entry["loss"] for entry in log])
 
     formula = f"{TRAIN_FLOPS}; 2 more for reference log-probs"
@@ -135,6 +141,39 @@ def sft(bench: Bench) -> Row:
 def sft_held(bench: Bench) -> Row:
     """Against trl's SFTTrainer without checkpointing."""
     return instructions(bench, "SFT epoch, against no checkpointing", 1, "trl's SFTTrainer without checkpointing", False)
+
+
+def base(bench: Bench) -> Row:
+    """Passes of the base's last phase, forward and back, on scenes of the instruction data; the losses must agree."""
+    if not isinstance(bench.policy.model, LlavaForConditionalGeneration):
+        raise SystemExit("the row base measures how the small world's base is trained: policy.source must be world")
+    scenes, pixels = splits.read_split("data/instruct")
+    scenes, pixels = scenes[:TRAINED], pixels[:TRAINED]
+    about = [splits.training_conversations(scene, bench.params.policy.world.noise_share, 0) for scene in scenes]
+    features = tower_features(bench.policy.model.model.vision_tower, pixels)[:, 1:]
+    examples = pretrain.encode(bench.policy.tokenizer, about, range(len(scenes)), features.shape[1])
+    examples.sort(key=lambda one: len(one.ids))
+    batches = [examples[start : start + pretrain.BATCH] for start in range(0, len(examples), pretrain.BATCH)]
+
+    def passes(module: type[torch.nn.Module]) -> Done:
+        answering = in_bfloat16(module(bench.policy.model))
+        start, losses = time.perf_counter(), []
+        for batch in batches:
+            ids, parts, positions, before, labels, weights = pretrain.padded(batch)
+            logits = answering(ids, features[[one.row for one in batch]], parts, positions, before)
+            total = weights.sum().item()
+            loss = weighted_cross_entropy(logits.flatten(0, 1), labels.flatten(), weights.flatten(), total)
+            loss.backward()
+            losses.append(loss.item())
+        bench.policy.model.zero_grad()
+        return Done(len(scenes), time.perf_counter() - start, losses)
+
+    way = "transformers' own layers on whole rows behind a mask"
+    floor = None, "none: it multiplies in bfloat16, and the limit is fp32's"
+    return bench.row(
+        "the base's training, forward and back", "images/s", 1.3, (way, lambda: passes(peers.Whole)),
+        lambda: passes(Answering), floor, agree=near(1e-2),
+    )  # fmt: skip
 
 
 def in_turn(batches: list[Any], work: Callable[[Any], list[Any]], label: str) -> list[Any]:

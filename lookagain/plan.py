@@ -162,7 +162,7 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
         *_continued(params, planner, assumed),
         *_csr(params, planner, assumed),
         *_evaluation(params, planner, assumed),
-        Cost("measure_overlap", seconds=15.0),
+        Cost("measure_overlap", seconds=12.0),
         _attention(params, planner, assumed),
         Cost("report", seconds=10.0),
     ]
@@ -183,16 +183,17 @@ def _data(params: Params) -> Cost:
 def _base(params: Params, planner: Planner) -> Cost:
     """The base downloaded, whose time nobody knows, or trained from scratch with its reward, in the phases of `policy.world`.
 
-    A row of yes/no questions has 200 tokens with its image's, one of everything 400 and 700 at most, a pair of the reward costs
-    .06 GFLOP. Yes/no questions are mostly learned after half of the steps that they may take.
+    A row of yes/no questions has 200 tokens with its image's, one of everything 400 and 700 at most, a quarter less to compute as
+    the last layer takes but those before labels; a pair of the reward costs .06 GFLOP. Yes/no questions are mostly learned after
+    a third of the steps that they may take.
     """
     shape, world, data = planner.shape, params.policy.world, params.data.world
     if params.policy.source != "world":
         return Cost("prepare_policy", disk=(shape.parameters + shape.vision) * 2 + 2e9, seconds=None)
     seen = 64 * shape.image_tokens * (world.tower_steps + world.align_steps / 10)
-    read = 24 * 200 * world.max_yesno_steps / 2 + 10 * 400 * world.mixed_steps
+    read = 24 * 200 * world.max_yesno_steps / 3 + 10 * 400 * world.mixed_steps
     reward = params.reward.world.steps * params.reward.world.batch_size * 0.06e9 if params.reward.source == "world" else 0
-    flops = 6 * shape.vision * seen + 6 * shape.parameters * read + reward
+    flops = 6 * shape.vision * seen + 0.75 * 6 * shape.parameters * read + reward
     flops += planner.images(data.policy_scenes + data.policy_charts + data.instruct_scenes)
     activations = 10 * 700 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
     features = (data.policy_scenes + data.policy_charts + data.instruct_scenes) * shape.patches * shape.hidden * 2
@@ -271,23 +272,26 @@ def _csr(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
 def _evaluation(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
     """Each model answers POPE (an image's questions share its prefill), describes for CHAIR twice, and the official benchmarks.
 
-    An image's three yes-questions are the same in POPE's three files, and of its nine no-questions a third are asked twice. With
-    DaR each image is described first, and all prompts are longer by that; in the world CHAIR's descriptions serve.
+    An image's yes-questions are the same in POPE's three files, and of its no-questions a third are asked twice: half of all is
+    left. With DaR each image is described first, and all prompts are longer by that; in the world CHAIR's descriptions serve. The
+    world's benchmarks ask about its scenes, which CHAIR has described, and about an image of their own for each question of one.
     """
     world, chair = params.data.source == "world", params.evaluate.chair
     scenes = params.data.world.test_scenes if params.evaluate.split == "test" else params.data.world.validation_scenes
     pope_images, described = (scenes, scenes) if world else (500, params.data.coco.chair_images)
-    questions = (3 * params.evaluate.pope.per_image if world else 9) * pope_images
+    questions = (1.5 * params.evaluate.pope.per_image if world else 9) * pope_images
     official = sum(_asked(params, name) for name in params.evaluate.benchmarks)
+    others = params.data.world.benchmark_questions if world else official  # images
     models = {"base": False, **{name: row.dar for name, row in params.evaluate.models.items()}}
     models |= {f"csr-{t}": False for t in range(1, params.csr.iterations + 1)}
     costs = []
     for name, dar in models.items():
         prompt = assumed.prompt + (assumed.response if dar else 0)
-        asked = planner.generation("", pope_images + official, questions + official, prompt, 2, 16, planner.batch)
-        first = (0 if world else pope_images + official) if dar else 0
+        asked = planner.generation("", pope_images + others, questions + official, prompt, 2, 16, planner.batch)
+        first = (0 if world else pope_images + others) if dar else 0
         texts = 2 * described + first
-        told = planner.generation("", texts, texts, prompt, assumed.response, chair.max_new_tokens, planner.batch)
+        shown = 0 if world else texts
+        told = planner.generation("", shown, texts, prompt, assumed.response, chair.max_new_tokens, planner.batch)
         stage = "evaluate_base" if name == "base" else f"evaluate@{name.removeprefix('csr-')}"
         costs.append(_together(stage, [asked, told], planner.start()))
     return costs

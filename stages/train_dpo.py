@@ -22,6 +22,7 @@ from lookagain.params import flatten, load_params, section
 from lookagain.policy import add_adapter, load_policy, save_adapter
 from lookagain.records import atomic_write
 from lookagain.seeds import derive
+from lookagain.training.collate import Kept
 from lookagain.training.dpo import all_reference_logps, pair_examples, train_dpo
 from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation, write_log
@@ -56,9 +57,11 @@ def main(method: str, model: str, parent: str = "base") -> None:
             fresh_adapter()
             log = train_sft(policy, [pair_examples(policy, pair)[0] for pair in pairs], load_image, optimisation, track.metrics)
         else:
-            references = all_reference_logps(policy, pairs, load_image, settings, run.map_batches, params.runtime.batch_size)
+            kept = Kept()
+            dealt = run.map_batches, params.runtime.batch_size
+            references = all_reference_logps(policy, pairs, load_image, settings, *dealt, kept)
             fresh_adapter()
-            losses = settings.beta, settings.alpha, optimisation, track.metrics, settings.rejected_score
+            losses = settings.beta, settings.alpha, optimisation, track.metrics, settings.rejected_score, kept
             log = train_dpo(policy, pairs, references, load_image, *losses)
         if run.is_main:
             data = hashlib.sha256((source / "pairs.jsonl").read_bytes()).hexdigest()

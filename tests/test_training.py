@@ -8,7 +8,7 @@ from lookagain.losses import dpo_margins, regularised_dpo
 from lookagain.policy import add_adapter, load_policy
 from lookagain.records import Pair, Provenance
 from lookagain.training import trainer
-from lookagain.training.collate import Example, collate, lay_out, micro_batches, response_logps
+from lookagain.training.collate import Example, Kept, collate, lay_out, micro_batches, response_logps
 from lookagain.training.dpo import reference_logps, train_dpo
 from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation
@@ -135,6 +135,22 @@ def test_training_without_the_image_depends_on_no_image(policy_folder, pairs, im
     assert blind[0] == pytest.approx(blind[5], abs=1e-4)
     seen = reference_logps(policy, pairs[:6], lambda one: images[int(one)], 256)
     assert abs(seen[0][0] - blind[0][0]) > 1e-3
+
+
+@pytest.mark.parametrize("room", [0, 2, 6])
+def test_kept_images_are_not_encoded_again(policy_folder, pairs, images, monkeypatch, room):
+    policy, encoded = load_policy(policy_folder), []
+    prefixes = policy.prefixes
+    kept = Kept(room * prefixes(images[:1]).features[0].nbytes)
+    monkeypatch.setattr(policy, "prefixes", lambda shown: encoded.extend(shown) or prefixes(shown))
+
+    def logps(kept):
+        return reference_logps(policy, pairs, lambda one: images[int(one)], 256, kept=kept)
+
+    first, plain = logps(kept), logps(None)
+    encoded.clear()
+    assert logps(kept) == first == plain
+    assert len(encoded) == 6 - room  # of the six that the pairs are about
 
 
 def test_micro_batches_do_not_change_the_adapter(policy_folder, pairs, images, tmp_path):

@@ -116,10 +116,7 @@ def test_packed_rows_are_learned_as_each_conversation_alone(world, window, monke
     model = pretrain.new_llava(tower, tokenizer)
     about = [splits.training_conversations(scene, 0.5, 0) for scene in scenes[:2]]
     examples = pretrain.encode(tokenizer, about, range(2), 64)
-    names = {"ids": 0, "parts": -1, "positions": 0, "before": 0, "labels": pretrain.IGNORED}
-    ids, parts, positions, before, labels = (
-        pretrain._padded([getattr(one, name) for one in examples], value) for name, value in names.items()
-    )
+    ids, parts, positions, before, labels, _ = pretrain.padded(examples)
     assert len({len(one.ids) for one in examples}) == 2  # one is padded
     logits = packed.Answering(model)(ids, features, parts, positions, before)
     together = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=pretrain.IGNORED, reduction="sum")

@@ -23,6 +23,9 @@ from lookagain.packing import who_sees_whom
 from lookagain.policy import Policy, forward
 from lookagain.transforms import Shown
 
+KEPT_BYTES = 2**30
+Encoding = tuple[list[int], Tensor | None, Tensor]  # of one image: what Prefixes has lists of
+
 
 @dataclass(frozen=True)
 class Example:
@@ -46,27 +49,54 @@ class Rows:
     features: list[Tensor | None]  # of each row's image (image tokens, width)
 
 
-def collate(policy: Policy, groups: Sequence[Sequence[Example]], load_image: Callable[[str], Shown], max_length: int) -> Rows:
+class Kept:
+    """Encodings of images by id, the first ones up to `most` bytes: what reference log-probs encode, training need not again."""
+
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self.left = most
+        self.encodings: dict[str, Encoding] = {}
+
+    def of(self, policy: Policy, image_ids: Sequence[str], load_image: Callable[[str], Shown]) -> list[Encoding]:
+        """The encodings of images, in order; those that are not kept are made at once. Nothing of the tower may train."""
+        missing = [image_id for image_id in image_ids if image_id not in self.encodings]
+        prefixes = policy.prefixes([load_image(image_id) for image_id in missing]) if missing else ([], [], [])
+        fresh = dict(zip(missing, zip(*prefixes, strict=True), strict=True))
+        found = [fresh[image_id] if image_id in fresh else self.encodings[image_id] for image_id in image_ids]
+        for image_id, (ids, features, positions) in fresh.items():
+            size = 0 if features is None else features.numel() * features.element_size()
+            if size <= self.left:
+                self.encodings[image_id], self.left = (ids, features, positions), self.left - size
+        return found
+
+
+def collate(
+    policy: Policy,
+    groups: Sequence[Sequence[Example]],
+    load_image: Callable[[str], Shown],
+    max_length: int,
+    kept: Kept | None = None,
+) -> Rows:
     """A batch of groups of examples; those of a group have one image, whose prefix they share where the model can.
 
-    Raises UserError if an example and its image are longer than `max_length`: cutting it could cut its image.
+    Images that are `kept` are not encoded again. Raises UserError if an example and its image are longer than `max_length`: cutting
+    it could cut its image.
     """
     if not policy.shares_prefixes:
         groups = [[example] for group in groups for example in group]
     distinct = list(dict.fromkeys(group[0].image_id for group in groups))
-    prefixes = policy.prefixes([load_image(image_id) for image_id in distinct])
-    image_of_row = [distinct.index(group[0].image_id) for group in groups]
-    heads = [prefixes.ids[image] for image in image_of_row]
+    encoded = dict(zip(distinct, (kept or Kept(0)).of(policy, distinct, load_image), strict=True))
+    encodings = [encoded[group[0].image_id] for group in groups]
+    heads = [ids for ids, _, _ in encodings]
     longest = max(len(head) + len(example.ids) for head, group in zip(heads, groups, strict=True) for example in group)
     if longest > max_length:
         raise UserError(f"a training example of {longest} tokens exceeds max_length = {max_length}: raise it in params.yaml")
     shape = len(groups), max(len(head) + sum(len(one.ids) for one in group) for head, group in zip(heads, groups, strict=True))
     ids, labels = torch.full(shape, policy.pad), torch.full(shape, IGNORE)
     part, number = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)  # part: 0 is the prefix, -1 is padding
-    positions = torch.zeros(len(prefixes.positions[0]), *shape, dtype=torch.long)
+    positions = torch.zeros(len(encodings[0][2]), *shape, dtype=torch.long)
     count = 0
-    for row, (image, head, group) in enumerate(zip(image_of_row, heads, groups, strict=True)):
-        place = prefixes.positions[image].cpu()  # (axes, prefix length)
+    for row, ((head, _, of_image), group) in enumerate(zip(encodings, groups, strict=True)):
+        place = of_image.cpu()  # (axes, prefix length)
         ids[row, : len(head)], part[row, : len(head)], positions[:, row, : len(head)] = torch.tensor(head), 0, place
         start = len(head)
         for order, example in enumerate(group, 1):
@@ -76,7 +106,7 @@ def collate(policy: Policy, groups: Sequence[Sequence[Example]], load_image: Cal
             positions[:, row, here] = place.max() + 1 + torch.arange(len(example.ids))
             start, count = here.stop, count + 1
     mask = who_sees_whom(part) if count > len(groups) else (part >= 0).long()
-    return Rows(ids, mask, positions, labels, number, count, [prefixes.features[image] for image in image_of_row])
+    return Rows(ids, mask, positions, labels, number, count, [features for _, features, _ in encodings])
 
 
 def response_logps(model: Any, rows: Rows, top1: Tensor | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from lookagain.losses import dpo_margins, regularised_dpo
 from lookagain.params import Dpo
 from lookagain.policy import Policy
 from lookagain.records import Pair
-from lookagain.training.collate import Example, Rows, collate, lay_out, response_logps
+from lookagain.training.collate import Example, Kept, Rows, collate, lay_out, response_logps
 from lookagain.training.trainer import Optimisation, run, training_arguments
 from lookagain.transforms import Shown
 
@@ -51,10 +51,11 @@ def reference_logps(
     load_image: Callable[[str], Shown],
     max_length: int,
     rejected_score: str = "response",
+    kept: Kept | None = None,
 ) -> list[list[float]]:
     """Log-probs of each pair's responses under the policy as it is, chosen first: one batch, before an adapter is added."""
     examples = [pair_examples(policy, pair) for pair in pairs]
-    rows = collate(policy, examples, load_image, max_length)
+    rows = collate(policy, examples, load_image, max_length, kept)
     is_chosen = torch.tensor([position == 0 for group in examples for position in range(len(group))])
     logps = iter(response_logps(policy.model, rows, ~is_chosen if rejected_score == "top1" else None).tolist())
     return [[next(logps) for _ in group] for group in examples]
@@ -67,6 +68,7 @@ def all_reference_logps(
     settings: Dpo,
     map_batches: Callable[..., list[list[float]]],
     batch_size: int,
+    kept: Kept | None = None,
 ) -> list[list[float]]:
     """`reference_logps` of all pairs, in their order. `map_batches` deals batches of pairs out to the processes."""
     ordered = sorted(
@@ -76,7 +78,7 @@ def all_reference_logps(
     dealt = [ordered[start : start + step] for start in range(0, len(ordered), step)]
 
     def work(batch: Sequence[Pair]) -> list[list[float]]:
-        return reference_logps(policy, batch, load_image, settings.max_length, settings.rejected_score)
+        return reference_logps(policy, batch, load_image, settings.max_length, settings.rejected_score, kept)
 
     logps = map_batches(dealt, work, "reference")
     by_id = dict(zip([pair.id for batch in dealt for pair in batch], logps, strict=True))
@@ -93,17 +95,18 @@ def train_dpo(
     optimisation: Optimisation,
     report: Callable[[dict[str, float], int], None],
     rejected_score: str = "response",
+    kept: Kept | None = None,
 ) -> list[dict[str, float]]:
     """Train the policy's adapter on pairs; returns the log, one entry a step.
 
     `references` holds each pair's reference log-probs as `reference_logps` gives them, by the same `rejected_score`: that of the
-    rejected response itself, or `top1` (STIC's released trainer).
+    rejected response itself, or `top1` (STIC's released trainer). Images that these have `kept` are not encoded again.
     """
     examples = [pair_examples(policy, pair) for pair in pairs]
 
     def batch(items: list[dict[str, Any]]) -> dict[str, PairBatch]:
         groups = [examples[item["pair"]] for item in items]
-        rows = collate(policy, groups, load_image, optimisation.max_length)
+        rows = collate(policy, groups, load_image, optimisation.max_length, kept)
         owner = [number for number, group in enumerate(groups) for _ in group]
         first = [position == 0 for group in groups for position in range(len(group))]
         reference = [value for item in items for value in references[item["pair"]]]

@@ -2,8 +2,8 @@
 
 The conversations about an image stand in one row behind it, and none sees another. So attention goes window by window: a window's
 tokens are compared with the image and with what stands between the begin of their conversations and the window's end. And the
-last layer works on those tokens alone whose logits are wanted. Weights and results are those of transformers' own layers; a step
-of the base's training takes two thirds of the time.
+last layer works on those tokens alone whose logits are wanted. Weights and results are those of transformers' own layers on whole
+rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import rotate_half
 
 from lookagain.packing import who_sees_whom
 
-WINDOW = 64  # tokens; with 32 or 128 a step takes as long
+WINDOW = 64  # tokens
 
 
 class Window(NamedTuple):

@@ -215,10 +215,7 @@ def fit(
         whole = next(batches)
         total = sum(sum(example.weights) for example in whole)
         batch = own(whole)
-        padding = {"ids": 0, "parts": -1, "positions": 0, "before": 0, "labels": IGNORED, "weights": 0.0}
-        ids, parts, positions, before, labels, weights = (
-            _padded([getattr(example, name) for example in batch], value).to(device) for name, value in padding.items()
-        )
+        ids, parts, positions, before, labels, weights = (one.to(device) for one in padded(batch))
         shown = features[[example.row for example in batch], 1:].to(device)
         logits = answering(ids, shown, parts, positions, before)
         return weighted_cross_entropy(logits.flatten(0, 1), labels.flatten(), weights.flatten(), total)
@@ -279,7 +276,15 @@ def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -
             yield [examples[index] for index in batches[number]]
 
 
-def _padded(rows: Sequence[Sequence[float]], value: float) -> Tensor:
-    """Rows of different length as one tensor, padded on the right; to few lengths, for each new shape is compiled anew."""
-    length = -(-max(map(len, rows)) // LENGTH_STEP) * LENGTH_STEP
-    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
+def padded(examples: Sequence[Example]) -> list[Tensor]:
+    """Ids, parts, positions, places before labels, labels and weights of rows, (rows, length) each, padded on the right.
+
+    There are few lengths, for each new shape is compiled anew.
+    """
+    padding = {"ids": 0, "parts": -1, "positions": 0, "before": 0, "labels": IGNORED, "weights": 0.0}
+    tensors = []
+    for name, value in padding.items():
+        rows = [getattr(example, name) for example in examples]
+        length = -(-max(map(len, rows)) // LENGTH_STEP) * LENGTH_STEP
+        tensors.append(torch.tensor([[*row, *[value] * (length - len(row))] for row in rows]))
+    return tensors
