@@ -55,6 +55,10 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no such row: {', '.join(unknown)}; rows: {', '.join(ways)}")
     gc.freeze()  # as stages do: what was imported stays, and need not be looked through again
     bench = Bench(load_params(), peak_flops())
+    if bench.params.policy.source != "world":
+        if "base" in names:
+            raise SystemExit("the row base is about how the small world's base is trained: policy.source must be world")
+        del ways["base"]
     table = Table(title=f"Speed in turn; a large multiplication runs at {bench.peak / 1e9:.0f} GFLOP/s")
     for column in ("path", "peer", "ours", "unit", "ratio", "goal", "of the limit"):
         table.add_column(column)

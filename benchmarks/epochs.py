@@ -1,4 +1,5 @@
-"""Rows of `make bench` that train: an epoch of our trainers beside trl's, of which each step's loss must agree."""
+"""Rows of `make bench` that train, of which each step's loss must agree: epochs of our trainers beside trl's, and passes of the
+base's training beside transformers' own layers."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration
 
 from benchmarks import peers
 from benchmarks.bench import Bench
@@ -82,8 +82,8 @@ def preferences(bench: Bench, path: str, at_least: float, way: str, checkpointin
             start, kept = time.perf_counter(), Kept()
             with policy.model.disable_adapter():
                 references = all_reference_logps(policy, pairs, store.load, bench.params.stic.dpo, in_turn, 64, kept)
-            steps = optimisation(bench, folder), lambda *_: None
-            log = train_dpo(policy, pairs, references, store.load, 0.1, 0.0, *steps, kept=kept)
+            how = 0.1, 0.0, optimisation(bench, folder), lambda *_: None
+            log = train_dpo(policy, pairs, references, store.load, *how, kept=kept)
             return Done(len(pairs), time.perf_counter() - start, [entry["loss"] for entry in log])
 
     formula = f"{TRAIN_FLOPS}; 2 more for reference log-probs"
@@ -145,8 +145,6 @@ def sft_held(bench: Bench) -> Row:
 
 def base(bench: Bench) -> Row:
     """Passes of the base's last phase, forward and back, on scenes of the instruction data; the losses must agree."""
-    if not isinstance(bench.policy.model, LlavaForConditionalGeneration):
-        raise SystemExit("the row base measures how the small world's base is trained: policy.source must be world")
     scenes, pixels = splits.read_split("data/instruct")
     scenes, pixels = scenes[:TRAINED], pixels[:TRAINED]
     about = [splits.training_conversations(scene, bench.params.policy.world.noise_share, 0) for scene in scenes]

@@ -17,7 +17,6 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from benchmarks.timing import Done
@@ -28,25 +27,21 @@ from lookagain.params import SearchSettings
 from lookagain.policy import Policy
 from lookagain.rewards import ImageTextScorer
 from lookagain.search import Growth, Node, full_stops, grow_sentences
+from lookagain.world.packed import Answering
 
 
-class Whole(torch.nn.Module):
-    """What packed.Answering is, by transformers' own layers: all rows whole, attention behind a mask, logits of all tokens."""
+class Whole(Answering):
+    """The base's training by transformers' own layers: rows whole, attention behind a mask, logits of all tokens."""
 
-    def __init__(self, model: LlavaForConditionalGeneration):
-        super().__init__()
-        self.image_token = model.config.image_token_id
-        self.projector, self.decoder, self.head = model.model.multi_modal_projector, model.model.language_model, model.lm_head
-
-    def forward(self, ids: Tensor, features: Tensor, parts: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
-        """As that of packed.Answering."""
+    def forward(self, ids: Tensor, features: Tensor, parts: Tensor, positions: Tensor, before: Tensor) -> Tensor:
+        """As that of Answering."""
         embedded = self.decoder.embed_tokens(ids)
         embedded = embedded.masked_scatter((ids == self.image_token)[..., None], self.projector(features))
         seen = who_sees_whom(parts)
         hidden = torch.zeros(seen.shape, dtype=embedded.dtype).masked_fill(~seen, torch.finfo(embedded.dtype).min)
         states = self.decoder(inputs_embeds=embedded, attention_mask=hidden, position_ids=positions, use_cache=False)
         logits = self.head(states.last_hidden_state)
-        return logits.gather(1, wanted[..., None].expand(-1, -1, logits.shape[2]))
+        return logits.gather(1, before[..., None].expand(-1, -1, logits.shape[2]))
 
 
 @torch.inference_mode()

@@ -4,7 +4,8 @@ Formulae. Prefill and scoring take 2P FLOPs a token (P: the language model's par
 weights 6P, and reference log-probs 2P once. A decode step reads the weights, and passes over the whole cache CACHE_PASSES times,
 so it lasts at least (weights + passes x rows x context x cache of a token) / bandwidth, and at least a fixed time a layer, as each
 layer is a handful of small kernels that a processor must start. A batch lasts as long as its longest rows. Images cost 2 FLOPs a
-parameter of the vision tower and patch. Training memory holds weights, adapters with two moments, and the activations of one
+parameter of the vision tower and patch, those of DPO twice, though the features that are kept are not computed again. Training
+memory holds weights, adapters with two moments, and the activations of one
 micro-batch; with runtime.checkpointing these are computed again, for 2P a token more.
 
 What no formula knows is assumed and can be set: how long responses are. Times are of work alone; waiting for data is not in them.
@@ -22,6 +23,7 @@ from lookagain.evaluation.imports import PUBLISHED
 from lookagain.params import Dpo, Params, Sft, section
 from lookagain.sizes import HARDWARE, Hardware, Shape, shape_of
 
+KEPT_BYTES = 2**30  # of image features that a process of DPO holds: training/collate.py's, which would import torch
 CACHE_PASSES = 2  # attention reads it; rows that end or branch have it copied
 LONGEST = 1.5  # a batch's longest responses and sentences over the usual ones
 DEEPEST = 2  # a search's deepest responses over the usual ones, in sentences
@@ -139,7 +141,8 @@ class Planner:
         logits = min(self.micro, share) * rows * length * shape.vocabulary * 4 * 2
         steps = math.ceil(examples / settings.batch_size) * settings.epochs * math.ceil(share / self.micro)
         fixed = 5 * steps * shape.layers * self.hardware.layer_seconds  # forward, backward, and the optimiser
-        memory = self.fixed + shape.adapter(rank) * 16 + activations + logits
+        kept = min(KEPT_BYTES, examples * shape.image_tokens * shape.hidden * self.width) if reference else 0
+        memory = self.fixed + shape.adapter(rank) * 16 + activations + logits + kept
         seconds = self.start() + max(self.work(flops), fixed)
         return Cost(stage, tokens, 0.0, flops, memory, shape.adapter(rank) * 4, seconds)
 
@@ -272,16 +275,17 @@ def _csr(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
 def _evaluation(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
     """Each model answers POPE (an image's questions share its prefill), describes for CHAIR twice, and the official benchmarks.
 
-    An image's yes-questions are the same in POPE's three files, and of its no-questions a third are asked twice: half of all is
-    left. With DaR each image is described first, and all prompts are longer by that; in the world CHAIR's descriptions serve. The
-    world's benchmarks ask about its scenes, which CHAIR has described, and about an image of their own for each question of one.
+    An image's three yes-questions are the same in POPE's three files, and of its nine no-questions a third are asked twice. With
+    DaR each image is described first, and all prompts are longer by that; in the world CHAIR's descriptions serve. The world's
+    benchmarks ask about the scenes that CHAIR describes, but ChartQA about charts, of which each question may have its own.
     """
     world, chair = params.data.source == "world", params.evaluate.chair
     scenes = params.data.world.test_scenes if params.evaluate.split == "test" else params.data.world.validation_scenes
     pope_images, described = (scenes, scenes) if world else (500, params.data.coco.chair_images)
-    questions = (1.5 * params.evaluate.pope.per_image if world else 9) * pope_images
+    questions = (3 * params.evaluate.pope.per_image if world else 9) * pope_images
     official = sum(_asked(params, name) for name in params.evaluate.benchmarks)
-    others = params.data.world.benchmark_questions if world else official  # images
+    charts = params.data.world.benchmark_questions if "chartqa" in params.evaluate.benchmarks else 0
+    others = charts if world else official  # images
     models = {"base": False, **{name: row.dar for name, row in params.evaluate.models.items()}}
     models |= {f"csr-{t}": False for t in range(1, params.csr.iterations + 1)}
     costs = []

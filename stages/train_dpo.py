@@ -57,9 +57,8 @@ def main(method: str, model: str, parent: str = "base") -> None:
             fresh_adapter()
             log = train_sft(policy, [pair_examples(policy, pair)[0] for pair in pairs], load_image, optimisation, track.metrics)
         else:
-            kept = Kept()
-            dealt = run.map_batches, params.runtime.batch_size
-            references = all_reference_logps(policy, pairs, load_image, settings, *dealt, kept)
+            kept, rows = Kept(), params.runtime.batch_size
+            references = all_reference_logps(policy, pairs, load_image, settings, run.map_batches, rows, kept)
             fresh_adapter()
             losses = settings.beta, settings.alpha, optimisation, track.metrics, settings.rejected_score, kept
             log = train_dpo(policy, pairs, references, load_image, *losses)

@@ -153,6 +153,21 @@ def test_kept_images_are_not_encoded_again(policy_folder, pairs, images, monkeyp
     assert len(encoded) == 6 - room  # of the six that the pairs are about
 
 
+def test_training_with_kept_images_encodes_none_and_is_the_same(policy_folder, pairs, images, tmp_path):
+    plain = train(policy_folder, pairs, images, tmp_path / "plain", 4)[2]
+    policy, kept = load_policy(policy_folder), Kept()
+    references = reference_logps(policy, pairs, lambda one: images[int(one)], 256, kept=kept)
+    torch.manual_seed(0)
+    add_adapter(policy, 4, 8, 0.0)
+    settings = optimisation(tmp_path / "kept", 4)
+    log = train_dpo(policy, pairs, references, no_image, 0.1, 1 / 1024, settings, lambda *_: None, kept=kept)
+    assert [entry["loss"] for entry in log] == [entry["loss"] for entry in plain]
+
+
+def no_image(image_id):
+    raise AssertionError(f"image {image_id} is kept, and asked for all the same")
+
+
 def test_micro_batches_do_not_change_the_adapter(policy_folder, pairs, images, tmp_path):
     whole, _, _ = train(policy_folder, pairs, images, tmp_path / "a", 4)
     split, _, _ = train(policy_folder, pairs, images, tmp_path / "b", 1)

@@ -1,6 +1,7 @@
 """The world's scenes, language, tokenizer and benchmark files."""
 
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_descriptions_are_true_and_in_reading_order(scenes):
 def test_settings_name_no_object():
     for kind in SCENE_TYPES.values():
         assert chair.mentions(f"The image shows {kind.phrase}.") == []
+
+
+@pytest.mark.parametrize("plausible", [True, False])
+def test_absent_categories_are_drawn_by_plausibility_without_replacement(scenes, plausible):
+    scene, rng = scenes[0], np.random.default_rng(0)
+    weights = np.array(plausibility(scene.type) if plausible else np.ones(len(NAMES)))
+    weights[[NAMES.index(name) for name in scene.names()]] = 0
+    drawn = [language.absent(scene, 2, rng, plausible) for _ in range(4000)]
+    assert all(len({*names}) == 2 and not {*names} & {*scene.names()} for names in drawn)
+    expected = [rng.choice(len(NAMES), 2, replace=False, p=weights / weights.sum()) for _ in range(4000)]
+    for place in (0, 1):
+        counts = [Counter(names[place] for names in drawn), Counter(NAMES[numbers[place]] for numbers in expected)]
+        assert all(abs(counts[0][name] - counts[1][name]) < 5 * (counts[1][name] + 10) ** 0.5 for name in NAMES)
+    with pytest.raises(ValueError, match="lacks fewer than"):
+        language.absent(scene, len(NAMES), rng)
 
 
 def test_noise_adds_one_absent_object_to_its_share(scenes):

@@ -23,7 +23,7 @@ from lookagain.packing import who_sees_whom
 from lookagain.policy import Policy, forward
 from lookagain.transforms import Shown
 
-KEPT_BYTES = 2**30
+KEPT_BYTES = 2**30  # of image features that a process holds
 Encoding = tuple[list[int], Tensor | None, Tensor]  # of one image: what Prefixes has lists of
 
 
@@ -50,7 +50,7 @@ class Rows:
 
 
 class Kept:
-    """Encodings of images by id, the first ones up to `most` bytes: what reference log-probs encode, training need not again."""
+    """Encodings of images by id, as many as `most` bytes hold: what reference log-probs encode, training need not again."""
 
     def __init__(self, most: int = KEPT_BYTES) -> None:
         self.left = most
@@ -63,9 +63,10 @@ class Kept:
         fresh = dict(zip(missing, zip(*prefixes, strict=True), strict=True))
         found = [fresh[image_id] if image_id in fresh else self.encodings[image_id] for image_id in image_ids]
         for image_id, (ids, features, positions) in fresh.items():
-            size = 0 if features is None else features.numel() * features.element_size()
+            own = None if features is None else features.clone()  # a view would hold its whole batch
+            size = 0 if own is None else own.nbytes
             if size <= self.left:
-                self.encodings[image_id], self.left = (ids, features, positions), self.left - size
+                self.encodings[image_id], self.left = (ids, own, positions), self.left - size
         return found
 
 
@@ -93,7 +94,7 @@ def collate(
     shape = len(groups), max(len(head) + sum(len(one.ids) for one in group) for head, group in zip(heads, groups, strict=True))
     ids, labels = torch.full(shape, policy.pad), torch.full(shape, IGNORE)
     part, number = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)  # part: 0 is the prefix, -1 is padding
-    positions = torch.zeros(len(encodings[0][2]), *shape, dtype=torch.long)
+    positions = torch.zeros(max(len(place) for *_, place in encodings), *shape, dtype=torch.long)
     count = 0
     for row, ((head, _, of_image), group) in enumerate(zip(encodings, groups, strict=True)):
         place = of_image.cpu()  # (axes, prefix length)

@@ -126,6 +126,8 @@ def train_dpo(
         train_dataset=Dataset.from_dict({"pair": [item for item, _ in order], "weight": [weight for _, weight in order]}),
         processing_class=policy.processor,
     )
+    if trainer.is_deepspeed_enabled:
+        kept = None  # ZeRO-3 gathers the tower when it is called: all processes must call it equally often
     policy.model.delete_adapter("ref")  # trl's frozen copy, which reference log-probs computed beforehand make needless
     trainer.alpha, trainer.rejected_top1 = alpha, rejected_score == "top1"
     return run(trainer, optimisation, report)

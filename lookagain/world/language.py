@@ -66,7 +66,10 @@ def absent(scene: Scene, count: int, rng: np.random.Generator, plausible: bool =
     if plausible:
         waits /= plausibility(scene.type)
     waits[[INDEX[name] for name in scene.names()]] = np.inf
-    return [NAMES[number] for number in waits.argsort()[:count]]
+    drawn = waits.argsort()[:count]
+    if np.isinf(waits[drawn]).any():
+        raise ValueError(f"a scene of {len(scene.names())} categories lacks fewer than {count}")
+    return [NAMES[number] for number in drawn]
 
 
 def setting_sentence(scene: Scene) -> str:

@@ -2,8 +2,8 @@
 
 The conversations about an image stand in one row behind it, and none sees another. So attention goes window by window: a window's
 tokens are compared with the image and with what stands between the begin of their conversations and the window's end. And the
-last layer works on those tokens alone whose logits are wanted. Weights and results are those of transformers' own layers on whole
-rows.
+last layer works on those tokens alone whose logits are wanted. Weights and results are those of transformers' Llama on whole rows,
+with as many key as query heads and no dropout.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Answering(torch.nn.Module):
         self.image_token = model.config.image_token_id
         self.projector, self.decoder, self.head = model.model.multi_modal_projector, model.model.language_model, model.lm_head
 
-    def forward(self, ids: Tensor, features: Tensor, parts: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
-        """Logits of the tokens next to the wanted ones, (rows, wanted, vocabulary).
+    def forward(self, ids: Tensor, features: Tensor, parts: Tensor, positions: Tensor, before: Tensor) -> Tensor:
+        """Logits of the tokens that follow those at the places `before`, (rows, places, vocabulary).
 
         ids, positions and parts: (rows, length); parts as in `who_sees_whom`, the prefix as long in all rows. features: (rows,
-        patches, width). wanted: (rows, wanted) places in the rows.
+        patches, width). before: (rows, places).
         """
         states = self.decoder.embed_tokens(ids)
         states = states.masked_scatter((ids == self.image_token)[..., None], self.projector(features))
@@ -51,8 +51,8 @@ class Answering(torch.nn.Module):
         *layers, last = self.decoder.layers
         for layer in layers:
             states = _layer(layer, states, angles, states, angles, windows)
-        window = Window(slice(None), (slice(None),), _hidden(_at(seen, wanted), states.dtype))
-        states = _layer(last, _at(states, wanted), tuple(_at(one, wanted) for one in angles), states, angles, [window])
+        window = Window(slice(None), (slice(None),), _hidden(_at(seen, before), states.dtype))
+        states = _layer(last, _at(states, before), tuple(_at(one, before) for one in angles), states, angles, [window])
         return self.head(self.decoder.norm(states))
 
 

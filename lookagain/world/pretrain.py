@@ -79,7 +79,7 @@ class Example:
     ids: list[int]
     parts: list[int]  # of tokens; 0: the prefix, else the number of the conversation
     positions: list[int]  # of tokens; each conversation's are those behind the prefix
-    before: list[int]  # where the tokens stand that responses' tokens come next to
+    before: list[int]  # places of the tokens that a response's token follows
     labels: list[int]  # the responses' tokens
     weights: list[float]  # theirs in the loss
 
@@ -146,7 +146,7 @@ def encode(
     for row, talks in zip(rows, about, strict=True):
         example = Example(row, prefix.copy(), [0] * count, list(range(count)), [], [], [])
         for part, turns in enumerate(talks, 1):
-            before = len(example.ids)
+            start = len(example.ids)
             for number, turn in enumerate(turns):
                 asked = [*([user] if number else []), *ids[turn.prompt], assistant]
                 answered = [*ids[turn.response], tokenizer.eos_token_id]
@@ -155,7 +155,7 @@ def encode(
                 example.before.extend(range(len(example.ids) - len(answered) - 1, len(example.ids) - 1))
                 example.labels.extend(answered)
                 example.weights.extend([weight] * len(answered))
-            added = len(example.ids) - before
+            added = len(example.ids) - start
             example.parts.extend([part] * added)
             example.positions.extend(range(count, count + added))
         examples.append(example)
@@ -277,9 +277,9 @@ def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -
 
 
 def padded(examples: Sequence[Example]) -> list[Tensor]:
-    """Ids, parts, positions, places before labels, labels and weights of rows, (rows, length) each, padded on the right.
+    """Ids, parts and positions of rows, (rows, length), and places before labels, labels and their weights, (rows, labels).
 
-    There are few lengths, for each new shape is compiled anew.
+    Padded on the right to few lengths, for linear layers are compiled anew for each.
     """
     padding = {"ids": 0, "parts": -1, "positions": 0, "before": 0, "labels": IGNORED, "weights": 0.0}
     tensors = []
