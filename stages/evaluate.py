@@ -101,8 +101,8 @@ def main(model: str, policy: str, *options: str) -> None:
             reason = UNSCORED if score is None else None
             place = question.id, question.image_id, question.benchmark, question.split
             answers.append(Answer(*place, lineage.fingerprint, prompt.text, response, score, reason))
-        others = {who: read_records(path, Answer) for who, path in earlier.items()}
         if run.is_main:
+            others = {who: read_records(path, Answer) for who, path in earlier.items()}
             scored = annotations, answers, others.get("base"), others.get(chosen.parent), bootstrap
             metrics = score_model(*scored, judge, params.evaluate.judge.runs)
             write_records(f"data/answers/{model}.jsonl", answers)
