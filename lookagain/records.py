@@ -161,7 +161,7 @@ def write_records(path: Path | str, records: Iterable[Any]) -> int:
         for record in records:
             if hasattr(record, "check"):
                 record.check()
-            file.write(json.dumps(vars(record), default=vars, ensure_ascii=False) + "\n")  # asdict would copy all, five times as slow
+            file.write(json.dumps(vars(record), default=vars, ensure_ascii=False) + "\n")  # asdict would copy it all
             count += 1
     return count
 
