@@ -63,9 +63,9 @@ class Kept:
         fresh = dict(zip(missing, zip(*prefixes, strict=True), strict=True))
         found = [fresh[image_id] if image_id in fresh else self.encodings[image_id] for image_id in image_ids]
         for image_id, (ids, features, positions) in fresh.items():
-            own = None if features is None else features.clone()  # a view would hold its whole batch
-            size = 0 if own is None else own.nbytes
+            size = 0 if features is None else features.nbytes
             if size <= self.left:
+                own = None if features is None else features.clone()  # a view would hold its whole batch
                 self.encodings[image_id], self.left = (ids, own, positions), self.left - size
         return found
 
