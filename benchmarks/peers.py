@@ -94,7 +94,7 @@ class FreshGrower:
         for node, draws in zip(nodes, uniforms.view(len(nodes), self.settings.candidates, -1), strict=True):
             suffix = self.policy.suffix(self.prompts[node.tree]) + node.tokens
             copies = [self.images[node.tree].copy() for _ in range(self.settings.candidates)]
-            decoder = Decoder(self.policy, copies).ask(range(len(copies)), [suffix] * len(copies))
+            decoder = Decoder(self.policy, copies).ask(range(len(copies)), [suffix] * len(copies)).branches()
             grown += grow_sentences(decoder, torch.arange(len(copies)), self.settings, self.stops, draws)
         return grown
 

@@ -6,6 +6,7 @@ The one place that handles caches, padding masks and positions; greedy and sampl
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,6 +99,10 @@ class Decoder:
         self._extend(suffixes)
         return self
 
+    def branches(self) -> Branches:
+        """What continues these rows token by token; it takes the decoder over."""
+        return Branches(self)
+
     @property
     def rows(self) -> int:
         """How many rows there are."""
@@ -108,21 +113,6 @@ class Decoder:
         rows = rows.to(self.mask.device)
         self.cache.batch_select_indices(rows)
         self.mask, self.next, self.logits = self.mask[rows], self.next[rows], self.logits[rows]
-
-    def branches(self) -> Decoder | Branches:
-        """This decoder's rows to be continued by `step`, while the decoder stays as it is."""
-        return Branches(self.twin()) if self.policy.shares_prefixes else self.twin()
-
-    def step(self, rows: Tensor, tokens: Tensor) -> None:
-        """Continue rows, in rising order, by a token each: one named twice branches, one not named leaves."""
-        if rows.tolist() != list(range(self.rows)):
-            self.select(rows)
-        self.feed(tokens, torch.ones_like(tokens, dtype=torch.bool))
-
-    def feed(self, tokens: Tensor, active: Tensor) -> None:
-        """Append one token to each active row and take its next logits; the others stay as they are. tokens, active: (rows,)."""
-        logits = self._forward(tokens[:, None], active[:, None].long())
-        self.logits = torch.where(active[:, None], logits, self.logits)
 
     def _extend(
         self,
@@ -170,32 +160,78 @@ def _counted_on(positions: Tensor, more: int) -> Tensor:
 class Branches:
     """Continuations of a decoder's rows within these rows: a mask says which of a row's tokens each of them consists of.
 
-    So a row's cache is held once and read once for all that branches off it, and no branch copies it.
+    So a row's cache is held once and read once for all that branches off it, and no branch copies it. Models that know no such
+    mask (`Policy.shares_prefixes`) get a row for each branch. Branches are named by their place; those of one row are adjacent.
     """
 
     def __init__(self, decoder: Decoder):
         """Take over a decoder: each of its rows has one branch at first."""
         self.policy, self.cache, self.rows, self.logits = decoder.policy, decoder.cache, decoder.rows, decoder.logits
-        self.row = torch.arange(decoder.rows, device=decoder.mask.device)  # (branches,), rising: where each one stands
+        self.row = torch.arange(decoder.rows)  # (branches,), rising: where each one stands; on the CPU
         self.seen = decoder.mask.bool()  # (branches, cached tokens)
         self.next = decoder.next[:, 0]  # (branches,), each one's next position
 
     def step(self, branches: Tensor, tokens: Tensor) -> None:
         """Continue branches, in rising order, by a token each: one named twice branches, one not named leaves."""
-        row = self.row[branches]
-        going, place, counts = row.unique_consecutive(return_inverse=True, return_counts=True)
-        if len(going) <= self.rows * 3 // 4:  # a row without branches idles till they are a quarter: to leave is a copy
-            self.cache.batch_select_indices(going)
-            self.rows, row = len(going), place
-        column = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[place]  # among its row's branches
-        ids = torch.full((self.rows, int(counts.max())), self.policy.pad, device=row.device)
-        own = torch.nn.functional.one_hot(column, ids.shape[1]).bool()
-        self.row, self.seen, self.next = row, torch.cat([self.seen[branches], own], -1), self.next[branches]
-        mask = torch.zeros(*ids.shape, self.seen.shape[1], dtype=torch.bool, device=row.device)
-        mask[:, :, 0] = True  # what only pads sees something too: else it would be NaN, and so would all that it is added to
+        self.logits = self._write(branches, tokens, torch.ones(len(branches), dtype=torch.long))
+
+    def extend(self, branches: Sequence[int], pieces: Sequence[Sequence[int]]) -> None:
+        """Continue branches, in rising order, by some token ids each: one named twice branches, one not named leaves."""
+        self.logits = self._write(*_flat(branches, pieces))
+
+    def score(self, branches: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
+        """As `extend`; returns the logits behind each token of all pieces, (tokens, vocabulary)."""
+        return self._write(*_flat(branches, pieces), every=True)
+
+    def _write(self, branches: Tensor, tokens: Tensor, lengths: Tensor, every: bool = False) -> Tensor:
+        """Continue branches by `lengths` tokens each; returns the logits behind `every` token, or behind each branch's last."""
+        device, branches = self.seen.device, branches.cpu()
+        self._place(self.row[branches])
+        branch = torch.arange(len(lengths)).repeat_interleave(lengths)  # of each token
+        row, number, last = self.row[branch], torch.arange(len(branch)), lengths.cumsum(0) - 1
+        total = torch.zeros(self.rows, dtype=torch.long).scatter_add_(0, self.row, lengths)  # new tokens of each row,
+        width = int(total.max())  # which stand at the end of so many columns
+        column = width - total.cumsum(0)[row] + number
+        own = torch.zeros(len(lengths), width, dtype=torch.bool)  # the columns of each branch
+        own[branch, column] = True
+        earlier = own[branch] & (torch.arange(width) <= column[:, None])  # what each token sees of its own piece
+        wanted = number if every else last
+        kept, among = column[wanted].unique(return_inverse=True)
+
+        seen, following = self.seen[branches.to(device)], self.next[branches.to(device)]
+        place = row.to(device), column.to(device)
+        ids = torch.full((self.rows, width), self.policy.pad, device=device)
         positions = torch.zeros_like(ids)
-        ids[row, column], positions[row, column], mask[row, column] = tokens, self.next, self.seen
+        ids[place] = tokens.to(device)
+        positions[place] = following[branch.to(device)] + (number - (last - lengths + 1)[branch]).to(device)
+        self.seen, self.next = torch.cat([seen, own.to(device)], -1), following + lengths.to(device)
+        if self.policy.shares_prefixes:
+            mask = self.seen.new_zeros(self.rows, 1, width, self.seen.shape[1])
+            mask[:, 0, :, 0] = True  # what only pads sees something too: else it would be NaN, and all that it is added to
+            mask[place[0], 0, place[1]] = torch.cat([seen[branch.to(device)], earlier.to(device)], -1)
+        else:
+            mask = torch.zeros(self.rows, self.seen.shape[1], dtype=torch.long, device=device)
+            mask[:, 0] = 1
+            mask[self.row.to(device)] = self.seen.long()
         output = self.policy.forward(
-            ids, None, positions[None], attention_mask=mask[:, None], past_key_values=self.cache, use_cache=True
-        )
-        self.logits, self.next = output.logits[row, column].float(), self.next + 1
+            ids, None, positions[None], attention_mask=mask, past_key_values=self.cache, use_cache=True,
+            logits_to_keep=kept.to(device),
+        )  # fmt: skip
+        return output.logits[row[wanted].to(device), among.to(device)].float()
+
+    def _place(self, row: Tensor) -> None:
+        """The branches stand in these rows from now on. Rows without any idle till they are a quarter: to leave is a copy."""
+        going, place = row.unique_consecutive(return_inverse=True)
+        crowded = len(going) < len(row) and not self.policy.shares_prefixes
+        if crowded:
+            going, place = row, torch.arange(len(row))
+        if crowded or len(going) <= self.rows * 3 // 4:
+            self.cache.batch_select_indices(going.to(self.seen.device))
+            self.rows, row = len(going), place
+        self.row = row
+
+
+def _flat(branches: Sequence[int], pieces: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Branches, the tokens of all pieces one after the other, and the length of each piece."""
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    return torch.tensor(branches), torch.tensor(list(itertools.chain(*pieces))), lengths

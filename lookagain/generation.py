@@ -1,7 +1,8 @@
 """Responses of a policy to prompts about images, greedy or sampled, in batches.
 
-A batch prefills each distinct image once, whatever the number of its prompts. Each sampled row draws from a generator of its
-own, seeded by (seed, request id), so that a response does not depend on what else is in its batch.
+A batch prefills each distinct image once, whatever the number of its prompts, and answers two of them in one row of the cache.
+Each sampled response draws from a generator of its own, seeded by (seed, request id), so that it does not depend on what else is
+in its batch.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookagain.decoder import Decoder
+from lookagain.decoder import Branches, Decoder
 from lookagain.policy import Policy
 from lookagain.records import Decoding
 from lookagain.seeds import derive
 from lookagain.transforms import Shown
 
 __all__ = ["Decoding", "Request", "choose", "option_losses", "respond", "respond_in_turn"]
+
+TOGETHER = (
+    2  # prompts about an image that are answered in one row: for more, each token passes over too much that it cannot see
+)
 
 
 @dataclass(frozen=True)
@@ -53,23 +58,25 @@ def respond_in_turn(
 ) -> list[str]:
     """`respond` to more requests about some images than fit into a batch, each with a decoding of its own.
 
-    All their images are encoded and prefilled once, before; then come batches of one decoding, with prompts of like lengths.
-    Memory holds the caches of these images beside those of `batch_size` rows, and of the rows alone in the last batch.
+    All their images are encoded and prefilled once, before; then come batches of `batch_size` rows, each an image with up to
+    TOGETHER of its prompts. Memory holds the caches of these images beside those of the rows, and of the rows alone in the last
+    batch.
     """
-    prefilled, image_of_row, suffixes = _prefilled(policy, requests, load_image)
-    batches: list[list[int]] = []
-    for decoding in dict.fromkeys(decodings):
-        rows = [row for row, one in enumerate(decodings) if one == decoding]
-        rows.sort(key=lambda row: len(suffixes[row]))
-        batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    prefilled, image_of, suffixes = _prefilled(policy, requests, load_image)
+    batches = _batches(
+        image_of, [(one.max_new_tokens, len(suffix)) for one, suffix in zip(decodings, suffixes, strict=True)], batch_size
+    )
     responses = [""] * len(requests)
     for number, batch in enumerate(batches, 1):
         decoder = prefilled if number == len(batches) else prefilled.twin()
-        decoder.ask([image_of_row[row] for row in batch], [suffixes[row] for row in batch])
-        decoding = decodings[batch[0]]
-        uniforms = _uniforms([requests[row] for row in batch], decoding, seed)
-        for row, tokens in zip(batch, _decode(decoder, decoding, uniforms), strict=True):
-            responses[row] = policy.text(tokens)
+        decoder.select(torch.tensor([image_of[asked[0]] for asked in batch]))
+        branches, asked = decoder.branches(), list(itertools.chain(*batch))
+        rows = [row for row, together in enumerate(batch) for _ in together]
+        branches.extend(rows, [suffixes[one] for one in asked])
+        how = [decodings[one] for one in asked]
+        tokens = _decode(branches, how, _uniforms([requests[one] for one in asked], how, seed))
+        for one, written in zip(asked, tokens, strict=True):
+            responses[one] = policy.text(written)
     return responses
 
 
@@ -81,22 +88,35 @@ def option_losses(
 
     The prompt is prefilled once and branches into its options.
     """
-    decoder, image_of_row, suffixes = _prefilled(policy, requests, load_image)
-    decoder.ask(image_of_row, suffixes)
-    counts = [len(texts) for texts in options]
-    decoder.select(torch.arange(len(requests)).repeat_interleave(torch.tensor(counts)))
-    rows = [policy.response(request.prompt, text) for request, texts in zip(requests, options, strict=True) for text in texts]
-    lengths = torch.tensor([len(row) for row in rows], device=policy.device)
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(policy.device)
-    total = torch.zeros(len(rows), dtype=torch.float64, device=policy.device)
-    for step in range(ids.shape[1]):
-        writes = step < lengths
-        logps = decoder.logits.log_softmax(-1).gather(-1, ids[:, step, None])[:, 0].double()
-        total -= torch.where(writes, logps, 0.0)
-        if step < ids.shape[1] - 1:
-            decoder.feed(ids[:, step], writes)
-    means = (total / lengths).cpu()
+    decoder, image_of, suffixes = _prefilled(policy, requests, load_image)
+    branches = decoder.ask(image_of, suffixes).branches()
+    ids = [policy.response(request.prompt, text) for request, texts in zip(requests, options, strict=True) for text in texts]
+    counts, lengths = [len(texts) for texts in options], torch.tensor([len(tokens) for tokens in ids])
+    request = torch.arange(len(requests)).repeat_interleave(torch.tensor(counts))
+    # What an option's first token follows is the prompt's last, whose logits are there; the others follow the one before.
+    logps = branches.logits[request].log_softmax(-1)
+    total = logps.gather(-1, torch.tensor([[tokens[0]] for tokens in ids], device=policy.device))[:, 0].double()
+    longer = (lengths > 1).nonzero()[:, 0].tolist()
+    if longer:
+        logps = branches.score(request[longer].tolist(), [ids[one][:-1] for one in longer]).log_softmax(-1)
+        following = torch.tensor([token for one in longer for token in ids[one][1:]], device=policy.device)
+        option = torch.tensor(longer).repeat_interleave(lengths[longer] - 1).to(policy.device)
+        total.index_add_(0, option, logps.gather(-1, following[:, None])[:, 0].double())
+    means = -total.cpu() / lengths
     return [part.tolist() for part in means.split(counts)]
+
+
+def _batches(image_of: Sequence[int], sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[list[int]]]:
+    """Requests in batches of `batch_size` rows, each of one image's, up to TOGETHER, that may write as long as each other.
+
+    sizes: how many tokens each request may write, and its prompt's length. Rows of a batch are about equally long.
+    """
+    alike: dict[tuple[int, int], list[int]] = {}  # image, tokens that may be written -> requests
+    for one in sorted(range(len(sizes)), key=lambda one: sizes[one][1]):
+        alike.setdefault((image_of[one], sizes[one][0]), []).append(one)
+    rows = [group[start : start + TOGETHER] for group in alike.values() for start in range(0, len(group), TOGETHER)]
+    rows.sort(key=lambda row: (sizes[row[0]][0], sum(sizes[one][1] for one in row)))
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def _prefilled(
@@ -116,32 +136,37 @@ def _prefilled(
     return decoder, [number[id(image)] for image in images], [suffix[len(head) :] for suffix in suffixes]
 
 
-def _uniforms(requests: Sequence[Request], decoding: Decoding, seed: int) -> Tensor | None:
-    """The draws of each request's response, (requests, max_new_tokens), by seed and request; None where nothing is drawn."""
-    if decoding.temperature == 0:
-        return None
-    generators = [torch.Generator().manual_seed(derive(seed, "respond", request.id)) for request in requests]
-    return torch.stack([torch.rand(decoding.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
+def _uniforms(requests: Sequence[Request], decodings: Sequence[Decoding], seed: int) -> Tensor:
+    """The draws of each request's response, (requests, longest max_new_tokens), by seed and request; 0 where nothing is drawn."""
+    draws = []
+    for request, decoding in zip(requests, decodings, strict=True):
+        generator = torch.Generator().manual_seed(derive(seed, "respond", request.id))
+        count = decoding.max_new_tokens if decoding.temperature else 0
+        draws.append(torch.rand(count, generator=generator, dtype=torch.float64))
+    return torch.nn.utils.rnn.pad_sequence(draws, batch_first=True)
 
 
-def _decode(decoder: Decoder, decoding: Decoding, uniforms: Tensor | None) -> list[list[int]]:
-    """Token ids of every row up to EOS; finished rows leave the batch once they are a quarter of it."""
-    responses: list[list[int]] = [[] for _ in range(decoder.rows)]
-    owner = torch.arange(decoder.rows)  # which response each row writes
-    active = torch.ones(decoder.rows, dtype=torch.bool)
-    for step in range(decoding.max_new_tokens):
-        tokens = choose(decoder.logits, decoding, None if uniforms is None else uniforms[owner, step])
-        written = tokens.cpu()
-        active &= written != decoder.policy.eos
-        for response, token in zip(owner[active].tolist(), written[active].tolist(), strict=True):
+def _decode(branches: Branches, decodings: Sequence[Decoding], uniforms: Tensor) -> list[list[int]]:
+    """Token ids that each branch writes by its decoding, up to EOS."""
+    responses: list[list[int]] = [[] for _ in decodings]
+    kinds = list(dict.fromkeys(decodings))
+    kind = torch.tensor([kinds.index(one) for one in decodings])
+    limit = torch.tensor([one.max_new_tokens for one in decodings])
+    owner = torch.arange(len(decodings))  # which response each branch writes
+    for step in itertools.count():
+        tokens = torch.empty_like(owner)
+        for number in kind[owner].unique().tolist():
+            here, decoding = (kind[owner] == number).nonzero()[:, 0], kinds[number]
+            drawn = uniforms[owner[here], step] if decoding.temperature else None
+            tokens[here] = choose(branches.logits[here.to(branches.logits.device)], decoding, drawn).cpu()
+        writes = tokens != branches.policy.eos
+        for response, token in zip(owner[writes].tolist(), tokens[writes].tolist(), strict=True):
             responses[response].append(token)
-        if not active.any() or step == decoding.max_new_tokens - 1:
+        going = (writes & (step + 1 < limit[owner])).nonzero()[:, 0]
+        if not len(going):
             break
-        if active.sum() <= decoder.rows * 3 // 4:
-            kept = active.nonzero()[:, 0]
-            decoder.select(kept)
-            owner, tokens, active = owner[kept], tokens[kept.to(tokens.device)], active[kept]
-        decoder.feed(tokens, active.to(tokens.device))
+        owner = owner[going]
+        branches.step(going, tokens[going])
     return responses
 
 

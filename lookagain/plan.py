@@ -24,6 +24,7 @@ from lookagain.params import Dpo, Params, Sft, section
 from lookagain.sizes import HARDWARE, Hardware, Shape, shape_of
 
 KEPT_BYTES = 2**30  # of image features that a process of DPO holds: training/collate.py's, which would import torch
+TOGETHER = 2  # prompts about an image that one row answers: generation.py's, which would import torch
 CACHE_PASSES = 2  # attention reads it; rows that end or branch have it copied
 LONGEST = 1.5  # a batch's longest responses and sentences over the usual ones
 DEEPEST = 2  # a search's deepest responses over the usual ones, in sentences
@@ -75,10 +76,11 @@ class Planner:
         return flops / (self.hardware.flops * self.hardware.share * self.devices)
 
     def generation(self, stage: str, images: float, requests: float, prompt: int, response: int, limit: int, rows: int) -> Cost:
-        """Responses to `requests` prompts about `images` images, `rows` of them at once."""
-        rows = max(1, min(rows, math.ceil(requests / self.devices)))
-        steps = math.ceil(requests / rows / self.devices) * min(limit, LONGEST * response)
-        context = self.shape.image_tokens + prompt + response
+        """Responses to `requests` prompts about `images` images in `rows` rows at once, each of an image and two of its prompts."""
+        together = max(1, min(TOGETHER, requests / max(1, images)))
+        rows = max(1, min(rows, math.ceil(requests / together / self.devices)))
+        steps = math.ceil(requests / together / rows / self.devices) * min(limit, LONGEST * response)
+        context = self.shape.image_tokens + together * (prompt + response)
         return self._decoding(stage, images, requests * prompt, requests * response, steps, rows, rows, context)
 
     def search(self, stage: str, images: float, prompt: int, assumed: Assumed, params: Params) -> Cost:

@@ -139,7 +139,7 @@ class CachedGrower:
     def grow(self, nodes: Sequence[Node], uniforms: Tensor) -> list[list[Growth]]:
         """The distinct candidate sentences of each node; node i is row i of the decoder."""
         rows = torch.arange(len(nodes)).repeat_interleave(self.settings.candidates)
-        return grow_sentences(self.decoder.branches(), rows, self.settings, self.stops, uniforms)
+        return grow_sentences(self.decoder.twin().branches(), rows, self.settings, self.stops, uniforms)
 
     def keep(self, nodes: Sequence[Node]) -> list[Node]:
         """Keep the caches of these nodes alone, with the sentences they just grew; returns the nodes with their new rows."""
@@ -167,7 +167,7 @@ def _uniforms(nodes: Sequence[Node], requests: Sequence[Request], settings: Sear
 
 
 def grow_sentences(
-    decoder: Decoder | Branches, rows: Tensor, settings: SearchSettings, stops: Sequence[int], uniforms: Tensor
+    decoder: Branches, rows: Tensor, settings: SearchSettings, stops: Sequence[int], uniforms: Tensor
 ) -> list[list[Growth]]:
     """The sentence that each candidate writes from its row of the decoder; equal ones of a node count once.
 

@@ -32,47 +32,57 @@ def test_twins_with_room_in_their_caches_write_as_decoders_of_their_own(policy, 
     """The slow twin: transformers' own cache, which is copied at every step, and a prefill for each decoder."""
     suffixes = [policy.suffix(text) for text in PROMPTS[:2]]
 
-    def written(one, tokens):
+    def written(branches, tokens):
         logits = []
         for token in tokens:
-            one.feed(torch.tensor([token, token + 1]), torch.tensor([True, True]))
-            logits.append(one.logits)
+            branches.step(torch.tensor([0, 1]), torch.tensor([token, token + 1]))
+            logits.append(branches.logits)
         return torch.stack(logits)
 
     def started():
-        one = decoder.Decoder(policy, images[:2]).ask([0, 1], suffixes)
-        written(one, range(20, 24))
-        return one
+        return decoder.Decoder(policy, images[:2]).ask([0, 1], suffixes)
 
     with torch.inference_mode():
         monkeypatch.setattr(decoder, "ROOM", 3)
         one = started()
         twin = one.twin()
-        found = written(one, range(30, 35)), written(twin, range(40, 45)), written(one, range(50, 55))
+        one.ask([0, 1], [[20], [21]])
+        first, second = one.twin().branches(), twin.branches()
+        found = written(first, range(30, 35)), written(second, range(40, 45)), written(one.branches(), range(50, 55))
         monkeypatch.setattr(decoder, "RoomyLayer", DynamicLayer)
-        alone, other = started(), started()
-        expected = written(alone, range(30, 35)), written(other, range(40, 45)), written(alone, range(50, 55))
+        alone, other, third = (started() for _ in range(3))
+        for fresh in (alone, third):
+            fresh.ask([0, 1], [[20], [21]])
+        expected = tuple(
+            written(fresh.branches(), range(start, start + 5)) for fresh, start in ((alone, 30), (other, 40), (third, 50))
+        )
     for one, right in zip(found, expected, strict=True):
         torch.testing.assert_close(one, right, rtol=1e-5, atol=1e-5)
 
 
-def test_branches_of_a_row_write_as_rows_of_their_own(policy, images):
+def test_branches_of_a_row_write_as_rows_of_their_own(policy, images, monkeypatch):
     """The slow twin: a copy of the row's cache for each branch. The decoder that they branch from stays as it is."""
-    steps = [[0, 0, 0, 1, 2], [0, 1, 1, 3], [0, 1, 2, 2], [2, 3], [0, 0]]  # two thirds of the rows end by and by
+    pieces = [[20, 21, 22], [23], [24, 25], [26], [27, 28, 29, 30]]
+    steps = [[0, 0, 1, 3, 4], [0, 1, 2, 4], [0, 1, 2, 2], [2, 3], [0, 0]]  # two thirds of the rows end by and by
 
     def written(shares):
-        policy.shares_prefixes = shares
+        monkeypatch.setattr(policy, "shares_prefixes", shares)
         one = decoder.Decoder(policy, images[:3]).ask([0, 1, 2], [policy.suffix(text) for text in (*PROMPTS, "A dog.")])
-        branches, found = one.branches(), []
+        branches = one.twin().branches()
+        found = [branches.score([0, 0, 0, 1, 2], pieces)]
+        branches.extend([0, 0, 1, 3, 4], [[31], [32, 33], [34, 35, 36], [37], [38]])
+        found.append(branches.logits)
         for number, rows in enumerate(steps):
             branches.step(torch.tensor(rows), torch.arange(len(rows)) + 20 + number)
             found.append(branches.logits)
-        one.step(torch.tensor([0, 1, 2]), torch.tensor([30, 31, 32]))
-        return torch.cat([*found, one.logits])
+        rest = one.branches()
+        rest.step(torch.tensor([0, 1, 2]), torch.tensor([30, 31, 32]))
+        return torch.cat([*found, rest.logits]), branches.rows
 
     with torch.inference_mode():
-        assert isinstance(decoder.Decoder(policy, images[:1]).branches(), decoder.Branches)
-        torch.testing.assert_close(written(True), written(False), rtol=1e-5, atol=1e-5)
+        (together, rows), (alone, copies) = written(True), written(False)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert (rows, copies) == (1, 2)
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, SAMPLE], ids=lambda one: one.proposal)

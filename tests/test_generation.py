@@ -26,7 +26,7 @@ def test_batches_do_not_change_responses(policy, images, requests, decoding):
 
 
 def test_one_prefill_of_the_images_serves_batches_of_several_decodings(policy, images, requests, monkeypatch):
-    decodings = [(GREEDY, SAMPLED)[number % 2] for number in range(len(requests))]
+    decodings = [(GREEDY, SAMPLED, Decoding(0.0, 1.0, 40))[number % 3] for number in range(len(requests))]
     alone = [answer(policy, [one], images, decoding)[0] for one, decoding in zip(requests, decodings, strict=True)]
     encoded = []
     original = type(policy).prefixes

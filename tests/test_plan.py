@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from lookagain import generation
 from lookagain.params import load_params
-from lookagain.plan import CACHE_PASSES, KEPT_BYTES, Planner, plan, show
+from lookagain.plan import CACHE_PASSES, KEPT_BYTES, TOGETHER, Planner, plan, show
 from lookagain.sizes import HARDWARE, MODELS, SizeError, shape_from_config, shape_of
 from lookagain.training import collate
 
@@ -136,8 +137,17 @@ def test_times_are_wrong_by_less_than_two_where_they_were_measured(tmp_path):
         assert 0.5 < float(seconds) / costs[stage] < 2, stage
 
 
-def test_kept_image_features_are_in_the_plan():
+def test_what_the_plan_repeats_is_as_it_is_where_it_is_used():
     assert KEPT_BYTES == collate.KEPT_BYTES
+    assert TOGETHER == generation.TOGETHER
+
+
+def test_two_prompts_about_an_image_share_a_row(params):
+    planner = Planner(LLAVA, dataclasses.replace(H200, layer_seconds=0.0), 1, 2, params)
+    apart, together = (planner.generation("x", images, 64, 40, 100, 100, 32) for images in (64, 32))
+    assert together.tokens_out == apart.tokens_out
+    assert together.memory - apart.memory == pytest.approx(32 * 140 * LLAVA.cache_bytes(2))
+    assert together.seconds - planner.start() < 0.75 * (apart.seconds - planner.start())
 
 
 def test_more_devices_are_never_slower_and_too_large_ones_are_told(params):
