@@ -71,7 +71,6 @@ def environment(config: dict) -> dict[str, str]:
     """This process's environment for a stage's processes: what they read once, when they start, as far as the user left it open."""
     processes = max(1, config.get("num_processes", 1) // config.get("num_machines", 1))
     settings = {
-        "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread that spins takes the core of one that works
         "OMP_NUM_THREADS": str(max(1, cores() // processes)),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",

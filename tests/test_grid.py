@@ -1,6 +1,7 @@
 """Grids: what is missing, the commands, and real runs of DVC in a small repository, one of which fails."""
 
 import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -91,6 +92,16 @@ def test_command():
     ]
 
 
+def test_experiments_find_this_python_and_threads_yield_where_several_run(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert grid.environment(1)["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/usr/bin"
+    assert "OMP_WAIT_POLICY" not in grid.environment(1)
+    assert grid.environment(2)["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert grid.environment(2)["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_last_error():
     assert grid.last_error("x\nerror: no params\nERROR: failed to run\n") == "no params"
     assert grid.last_error("x\nERROR: failed to run\nmore\n") == "failed to run"
@@ -138,7 +149,7 @@ def test_an_experiment_that_a_killed_grid_left_at_work_is_waited_for(tmp_path):
     with (tmp_path / grid.LOGS / "csr-9-1.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         left = subprocess.Popen(["sleep", "0.5"], pass_fds=[lock.fileno()])
-    outcome = grid.run_one(grid.Run("csr-9-1", {}, []), {}, tmp_path, wanted=lambda: False)
+    outcome = grid.run_one(grid.Run("csr-9-1", {}, []), {}, tmp_path, lambda: False, grid.environment(1))
     assert outcome.seconds > 0.3
     assert left.wait(5) == 0
     assert outcome.error is None
@@ -164,7 +175,7 @@ def test_what_comes_next_does_not_wait_for_a_slow_one(look, tmp_path, monkeypatc
     """Of three runs two at a time, the third starts when the quick one has ended; a run that measures nothing is tried once."""
     released, started = threading.Event(), []
 
-    def run_one(run, raw, root, wanted):
+    def run_one(run, raw, root, wanted, environment):
         started.append(run.rows[0])
         if run.rows[0] == "one tenth":
             assert released.wait(60)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def run_grid(
     """
 
     def start(run: Run) -> Outcome:
-        return run_one(run, raw, root, lambda: _is_missing(run, look(), raw))
+        return run_one(run, raw, root, lambda: _is_missing(run, look(), raw), environment(jobs))
 
     outcomes: list[Outcome] = []
     running: dict[Future[Outcome], Run] = {}
@@ -154,8 +155,21 @@ def _is_missing(run: Run, filled: Filled, raw: Mapping[str, Any]) -> bool:
     return run.name in {one.name for one in missing_runs(filled, raw)}
 
 
-def run_one(run: Run, raw: Mapping[str, Any], root: Path | str, wanted: Callable[[], bool]) -> Outcome:
-    """Run one experiment, with all that it prints in a log file.
+def environment(jobs: int) -> dict[str, str]:
+    """That of an experiment's commands: this process's Python is theirs, be its environment activated or not.
+
+    Where several run at once, a thread that waits for another leaves its core to them. Alone it had better spin: a small model
+    trains half again as long with threads that are woken for every operation.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if jobs > 1 else {}
+    return waiting | os.environ | {"PATH": path}
+
+
+def run_one(
+    run: Run, raw: Mapping[str, Any], root: Path | str, wanted: Callable[[], bool], environment: Mapping[str, str]
+) -> Outcome:
+    """Run one experiment in an environment, with all that it prints in a log file.
 
     Where a grid was killed and left its `dvc` at work, waits for that one, and runs the experiment if it is still `wanted`. The
     lock is the child's as well, and is free when both have ended.
@@ -170,6 +184,7 @@ def run_one(run: Run, raw: Mapping[str, Any], root: Path | str, wanted: Callable
             done = subprocess.run(
                 command(run, raw),
                 cwd=root,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
