@@ -1,4 +1,6 @@
+import dataclasses
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,6 +164,35 @@ def test_training_with_kept_images_encodes_none_and_is_the_same(policy_folder, p
     settings = optimisation(tmp_path / "kept", 4)
     log = train_dpo(policy, pairs, references, no_image, 0.1, 1 / 1024, settings, lambda *_: None, kept=kept)
     assert [entry["loss"] for entry in log] == [entry["loss"] for entry in plain]
+
+
+def test_a_process_encodes_the_images_of_its_rows_of_a_batch_together(policy_folder, images, monkeypatch):
+    """The slow twin: each micro-batch by itself."""
+    policy, encoded = load_policy(policy_folder), []
+    prefixes = policy.prefixes
+    monkeypatch.setattr(policy, "prefixes", lambda shown: encoded.append(len(shown)) or prefixes(shown))
+    examples = [Example(str(number % 6), *policy.conversation([("Describe.", "a dog.")])) for number in range(16)]
+
+    def features(kept, settings):
+        rows = []
+        for start in range(2, 16, 4):  # the micro-batches of the second of two processes
+            if kept:
+                kept.ahead(
+                    policy, [examples[place].image_id for place in settings.to_come(start)], 2, lambda one: images[int(one)]
+                )
+            groups = [[example] for example in examples[start : start + 2]]
+            rows += collate(policy, groups, lambda one: images[int(one)], 256, kept).features
+        return rows
+
+    settings = dataclasses.replace(optimisation(Path("none"), 2), batch_size=16, processes=2)
+    assert settings.to_come(2) == [2, 3, 6, 7, 10, 11, 14, 15]
+    assert settings.to_come(12) == [12, 13]
+    together = features(Kept(0), settings)
+    assert encoded == [6]  # all images are in what comes
+    encoded.clear()
+    for one, twin in zip(together, features(None, settings), strict=True):
+        torch.testing.assert_close(one, twin, rtol=1e-5, atol=1e-6)
+    assert encoded == [2, 2, 2, 2]
 
 
 def no_image(image_id):

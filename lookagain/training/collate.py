@@ -24,6 +24,7 @@ from lookagain.policy import Policy, forward
 from lookagain.transforms import Shown
 
 KEPT_BYTES = 2**30  # of image features that a process holds
+AHEAD = 16  # images that are encoded together: a few of a micro-batch alone leave a processor idle
 Encoding = tuple[list[int], Tensor | None, Tensor]  # of one image: what Prefixes has lists of
 
 
@@ -55,19 +56,27 @@ class Kept:
     def __init__(self, most: int = KEPT_BYTES) -> None:
         self.left = most
         self.encodings: dict[str, Encoding] = {}
+        self.coming: dict[str, Encoding] = {}  # what the next rows want
 
     def of(self, policy: Policy, image_ids: Sequence[str], load_image: Callable[[str], Shown]) -> list[Encoding]:
         """The encodings of images, in order; those that are not kept are made at once. Nothing of the tower may train."""
-        missing = [image_id for image_id in image_ids if image_id not in self.encodings]
+        known = self.encodings | self.coming
+        missing = [image_id for image_id in image_ids if image_id not in known]
         prefixes = policy.prefixes([load_image(image_id) for image_id in missing]) if missing else ([], [], [])
         fresh = dict(zip(missing, zip(*prefixes, strict=True), strict=True))
-        found = [fresh[image_id] if image_id in fresh else self.encodings[image_id] for image_id in image_ids]
+        known |= fresh
         for image_id, (ids, features, positions) in fresh.items():
             size = 0 if features is None else features.nbytes
             if size <= self.left:
                 own = None if features is None else features.clone()  # a view would hold its whole batch
                 self.encodings[image_id], self.left = (ids, own, positions), self.left - size
-        return found
+        return [known[image_id] for image_id in image_ids]
+
+    def ahead(self, policy: Policy, image_ids: Sequence[str], now: int, load_image: Callable[[str], Shown]) -> None:
+        """Where one of the first `now` images of rows to come is missing, encode the first AHEAD together, until the next call."""
+        if any(image_id not in self.encodings and image_id not in self.coming for image_id in image_ids[:now]):
+            wanted = list(dict.fromkeys(image_ids))[:AHEAD]
+            self.coming = dict(zip(wanted, self.of(policy, wanted, load_image), strict=True))
 
 
 def collate(

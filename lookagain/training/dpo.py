@@ -103,18 +103,22 @@ def train_dpo(
     rejected response itself, or `top1` (STIC's released trainer). Images that these have `kept` are not encoded again.
     """
     examples = [pair_examples(policy, pair) for pair in pairs]
+    lengths = [sum(len(example.ids) for example in group) for group in examples]
+    order = lay_out(lengths, optimisation.batch_size, optimisation.epochs, optimisation.seed)
+    kept = kept or Kept(0)
 
-    def batch(items: list[dict[str, Any]]) -> dict[str, PairBatch]:
-        groups = [examples[item["pair"]] for item in items]
+    def batch(items: list[dict[str, int]]) -> dict[str, PairBatch]:
+        some, weighted = zip(*(order[item["position"]] for item in items), strict=True)
+        groups = [examples[pair] for pair in some]
+        if kept:
+            coming = [pairs[order[place][0]].image_id for place in optimisation.to_come(items[0]["position"])]
+            kept.ahead(policy, coming, len(items), load_image)
         rows = collate(policy, groups, load_image, optimisation.max_length, kept)
         owner = [number for number, group in enumerate(groups) for _ in group]
         first = [position == 0 for group in groups for position in range(len(group))]
-        reference = [value for item in items for value in references[item["pair"]]]
-        weights = torch.tensor([item["weight"] for item in items])
-        return {"batch": PairBatch(rows, torch.tensor(owner), torch.tensor(first), torch.tensor(reference), weights)}
+        reference = torch.tensor([value for pair in some for value in references[pair]])
+        return {"batch": PairBatch(rows, torch.tensor(owner), torch.tensor(first), reference, torch.tensor(weighted))}
 
-    lengths = [sum(len(example.ids) for example in group) for group in examples]
-    order = lay_out(lengths, optimisation.batch_size, optimisation.epochs, optimisation.seed)
     arguments = training_arguments(DPOConfig, optimisation)
     arguments.beta = beta
     arguments.disable_dropout = False  # trl's default would drop the adapter's; the references are computed without it anyway
@@ -123,7 +127,7 @@ def train_dpo(
         ref_model=None,
         args=arguments,
         data_collator=batch,
-        train_dataset=Dataset.from_dict({"pair": [item for item, _ in order], "weight": [weight for _, weight in order]}),
+        train_dataset=Dataset.from_dict({"position": list(range(len(order)))}),
         processing_class=policy.processor,
     )
     if trainer.is_deepspeed_enabled:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 from lookagain.policy import Policy
-from lookagain.training.collate import Example, collate, lay_out, response_logps
+from lookagain.training.collate import Example, Kept, collate, lay_out, response_logps
 from lookagain.training.trainer import Optimisation, run, training_arguments
 from lookagain.transforms import Shown
 
@@ -32,19 +32,25 @@ def train_sft(
     longest = max(examples, key=lambda example: len(example.ids))
     collate(policy, [[longest]], load_image, optimisation.max_length)
     order = lay_out([len(example.ids) for example in examples], optimisation.batch_size, optimisation.epochs, optimisation.seed)
+    rows_of, weights = [examples[item] for item, _ in order], _token_weights(examples, order, optimisation.batch_size)
+    kept: Kept | None = Kept(0)
 
-    def batch(items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = collate(policy, [[examples[item["example"]]] for item in items], load_image, optimisation.max_length)
-        return {"rows": rows, "weights": torch.tensor([item["weight"] for item in items])}
+    def batch(items: list[dict[str, int]]) -> dict[str, Any]:
+        places = [item["position"] for item in items]
+        if kept:
+            coming = [rows_of[place].image_id for place in optimisation.to_come(places[0])]
+            kept.ahead(policy, coming, len(places), load_image)
+        rows = collate(policy, [[rows_of[place]] for place in places], load_image, optimisation.max_length, kept)
+        return {"rows": rows, "weights": torch.tensor([weights[place] for place in places])}
 
     trainer = ResponseTrainer(
         model=policy.model,
         args=training_arguments(TrainingArguments, optimisation),
         data_collator=batch,
-        train_dataset=Dataset.from_dict(
-            {"example": [item for item, _ in order], "weight": _token_weights(examples, order, optimisation.batch_size)}
-        ),
+        train_dataset=Dataset.from_dict({"position": list(range(len(order)))}),
     )
+    if trainer.is_deepspeed_enabled:
+        kept = None  # ZeRO-3 gathers the tower when it is called: all processes must call it equally often
     return run(trainer, optimisation, report)
 
 

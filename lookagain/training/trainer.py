@@ -65,6 +65,12 @@ class Optimisation:
             bf16=dtype == "bfloat16",
         )
 
+    def to_come(self, position: int) -> list[int]:
+        """Positions of the laid-out order from a micro-batch's first on that its process takes of the same batch."""
+        micro, _ = micro_batches(self.batch_size, self.micro_batch_size, self.processes)
+        end = position - position % self.batch_size + self.batch_size
+        return [place for place in range(position, end) if (place - position) % (micro * self.processes) < micro]
+
 
 def training_arguments(kind: type[Any], optimisation: Optimisation) -> Any:
     """Arguments for a Trainer; `kind` is TrainingArguments or a subclass."""
