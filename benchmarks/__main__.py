@@ -4,7 +4,7 @@ Both sides of a row run in this process on the same model and data, in turn; the
 printed. Needs what `dvc repro` leaves: models/base, models/reward, data/sample, data/pairs/stic and data/instruct. Writes
 reports/bench.json, a list of timing.Row; `make bench-docs` makes docs/performance.md from it.
 
-    python -m benchmarks                         all rows, about 5 minutes
+    python -m benchmarks                         all rows, about a quarter of an hour
     python -m benchmarks --rows dpo search       some; the others stay in the file as they were
 """
 

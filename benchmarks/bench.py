@@ -24,7 +24,7 @@ class Bench:
         self.params, self.peak = params, peak
         self.policy = load_policy("models/base", params.policy.loading)
         store = ImageStore("data/sample/images", params.data.max_image_pixels)
-        self.images: dict[str, Image.Image] = {image_id: store.load(image_id) for image_id in store.ids[:128]}
+        self.images: dict[str, Image.Image] = {image_id: store.load(image_id) for image_id in store.ids[:512]}
         self.shape = shape_from_config(self.policy.model.config.to_dict())
         self.encoding = 2 * self.shape.vision * self.shape.patches  # FLOPs of an image
         self.token = 2 * self.shape.parameters  # FLOPs of a token

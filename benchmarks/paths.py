@@ -125,7 +125,7 @@ def searched(
     bench: Bench, path: str, at_least: float, way: str, count: int, scorer: type[ImageTextScorer], grower: type
 ) -> Row:
     """CSR's search with the settings of params, in batches as the stage makes them."""
-    settings, some = bench.params.csr.search, list(bench.images)[:32]
+    settings, some = bench.params.csr.search, list(bench.images)[:64]
     requests = [Request(one, one, CSR_DESCRIBE[place % len(CSR_DESCRIBE)]) for place, one in enumerate(some)]
     step = max(1, 64 // (settings.keep_top + settings.keep_bottom))
 
