@@ -173,42 +173,39 @@ class Branches:
 
     def step(self, branches: Tensor, tokens: Tensor) -> None:
         """Continue branches, in rising order, by a token each: one named twice branches, one not named leaves."""
-        self.logits = self._write(branches, tokens, torch.ones(len(branches), dtype=torch.long))
+        self._write(branches, tokens, torch.ones(len(branches), dtype=torch.long), every=False)
 
     def extend(self, branches: Sequence[int], pieces: Sequence[Sequence[int]]) -> None:
         """Continue branches, in rising order, by some token ids each: one named twice branches, one not named leaves."""
-        self.logits = self._write(*_flat(branches, pieces))
+        self._write(*_flat(branches, pieces), every=False)
 
     def score(self, branches: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
-        """As `extend`; returns the logits behind each token of all pieces, (tokens, vocabulary)."""
+        """As `extend`; returns the logits behind each token of all pieces, one after the other: (tokens, vocabulary)."""
         return self._write(*_flat(branches, pieces), every=True)
 
-    def _write(self, branches: Tensor, tokens: Tensor, lengths: Tensor, every: bool = False) -> Tensor:
+    def _write(self, branches: Tensor, tokens: Tensor, lengths: Tensor, every: bool) -> Tensor:
         """Continue branches by `lengths` tokens each; returns the logits behind `every` token, or behind each branch's last."""
         device, branches = self.seen.device, branches.cpu()
         self._place(self.row[branches])
-        branch = torch.arange(len(lengths)).repeat_interleave(lengths)  # of each token
-        row, number, last = self.row[branch], torch.arange(len(branch)), lengths.cumsum(0) - 1
-        total = torch.zeros(self.rows, dtype=torch.long).scatter_add_(0, self.row, lengths)  # new tokens of each row,
-        width = int(total.max())  # which stand at the end of so many columns
-        column = width - total.cumsum(0)[row] + number
+        branch, ordinal, column = _columns(self.row, lengths, self.rows)
+        width, last = int(column.max()) + 1, lengths.cumsum(0) - 1
         own = torch.zeros(len(lengths), width, dtype=torch.bool)  # the columns of each branch
         own[branch, column] = True
         earlier = own[branch] & (torch.arange(width) <= column[:, None])  # what each token sees of its own piece
-        wanted = number if every else last
+        wanted = torch.arange(len(branch)) if every else last
         kept, among = column[wanted].unique(return_inverse=True)
 
         seen, following = self.seen[branches.to(device)], self.next[branches.to(device)]
-        place = row.to(device), column.to(device)
+        self.seen, self.next = torch.cat([seen, own.to(device)], -1), following + lengths.to(device)
+        owner, row, column = branch.to(device), self.row[branch].to(device), column.to(device)
         ids = torch.full((self.rows, width), self.policy.pad, device=device)
         positions = torch.zeros_like(ids)
-        ids[place] = tokens.to(device)
-        positions[place] = following[branch.to(device)] + (number - (last - lengths + 1)[branch]).to(device)
-        self.seen, self.next = torch.cat([seen, own.to(device)], -1), following + lengths.to(device)
+        ids[row, column], positions[row, column] = tokens.to(device), following[owner] + ordinal.to(device)
+        # What only pads, or idles, sees something too: else it would be NaN, and so would all that it is added to.
         if self.policy.shares_prefixes:
             mask = self.seen.new_zeros(self.rows, 1, width, self.seen.shape[1])
-            mask[:, 0, :, 0] = True  # what only pads sees something too: else it would be NaN, and all that it is added to
-            mask[place[0], 0, place[1]] = torch.cat([seen[branch.to(device)], earlier.to(device)], -1)
+            mask[:, 0, :, 0] = True
+            mask[row, 0, column] = torch.cat([seen[owner], earlier.to(device)], -1)
         else:
             mask = torch.zeros(self.rows, self.seen.shape[1], dtype=torch.long, device=device)
             mask[:, 0] = 1
@@ -217,7 +214,9 @@ class Branches:
             ids, None, positions[None], attention_mask=mask, past_key_values=self.cache, use_cache=True,
             logits_to_keep=kept.to(device),
         )  # fmt: skip
-        return output.logits[row[wanted].to(device), among.to(device)].float()
+        logits = output.logits[row[wanted.to(device)], among.to(device)].float()
+        self.logits = logits[last.to(device)] if every else logits
+        return logits
 
     def _place(self, row: Tensor) -> None:
         """The branches stand in these rows from now on. Rows without any idle till they are a quarter: to leave is a copy."""
@@ -229,6 +228,19 @@ class Branches:
             self.cache.batch_select_indices(going.to(self.seen.device))
             self.rows, row = len(going), place
         self.row = row
+
+
+def _columns(row: Tensor, lengths: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each new token: its branch, its place among that branch's, and its column behind the cache.
+
+    row: where each branch stands, rising; lengths: how many tokens it gets. A row's tokens stand one after the other, at the end
+    of as many columns as the fullest row needs.
+    """
+    branch = torch.arange(len(lengths)).repeat_interleave(lengths)
+    number, ends = torch.arange(len(branch)), lengths.cumsum(0)
+    filled = torch.zeros(rows, dtype=torch.long).scatter_add_(0, row, lengths)
+    column = int(filled.max()) - filled.cumsum(0)[row[branch]] + number
+    return branch, number - (ends - lengths)[branch], column
 
 
 def _flat(branches: Sequence[int], pieces: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
