@@ -118,6 +118,10 @@ class OneByOneScorer(ImageTextScorer):
             rows.append(super().encode_texts([text], batch_size))
         return torch.cat(rows)
 
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """With the whole context, as open_clip has it."""
+        return self.model.encode_text(tokens, normalize=True)
+
 
 def trl_dpo(policy: Policy, rows: list[dict[str, Any]], lora: dict[str, Tensor], steps: dict[str, Any], beta: float) -> Done:
     """An epoch of trl's DPOTrainer on {images, prompt, chosen, rejected}; the losses of its steps come out."""

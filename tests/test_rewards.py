@@ -1,8 +1,10 @@
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
+from open_clip.model import CLIP, CustomTextCLIP
 from project import write_reward
 
 from benchmarks.peers import OneByOneScorer
@@ -71,3 +73,22 @@ def test_sentences_are_encoded_once_until_the_next_images(tmp_path, images, monk
     torch.testing.assert_close(scorer.encode_images(images), slow.encode_images(images), rtol=1e-5, atol=1e-6)
     scorer.encode_texts(["a dog", "a sheep"])
     assert seen == [["a cat", "a dog"], ["a bus", "a car"], ["a dog", "a sheep"]]
+
+
+@pytest.mark.parametrize(("kind", "causal"), [(CLIP, True), (CustomTextCLIP, True), (CustomTextCLIP, False)])
+def test_texts_are_embedded_without_what_follows_the_last_eos(kind, causal):
+    """The slow twin: the whole context. Where tokens see those behind them, that is what is embedded."""
+    text = {"context_length": 16, "vocab_size": 50, "width": 32, "heads": 2, "layers": 2, "no_causal_mask": not causal}
+    torch.manual_seed(0)
+    model = kind(16, {"image_size": 16, "patch_size": 8, "width": 64, "layers": 1}, text).eval()
+    widths = []
+    tower = model if kind is CLIP else model.text
+    tower.token_embedding.register_forward_hook(lambda _module, inputs, _output: widths.append(inputs[0].shape[1]))
+    tokens = torch.zeros(3, 16, dtype=torch.long)
+    for row, length in enumerate((3, 7, 5)):
+        tokens[row, :length] = torch.arange(1, length + 1)
+        tokens[row, length] = 49  # EOS, the largest id
+    with torch.inference_mode():
+        short = ImageTextScorer._embedded(SimpleNamespace(model=model), tokens)
+        torch.testing.assert_close(short, model.encode_text(tokens, normalize=True), rtol=1e-5, atol=1e-6)
+    assert widths == [8 if causal else 16, 16]

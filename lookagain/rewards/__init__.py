@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -20,6 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from lookagain.errors import UserError
+
+ENDS = ("argmax", "eos")  # open_clip's names for text towers whose embedding is that of EOS
 
 
 class RewardError(UserError):
@@ -106,6 +110,30 @@ class ImageTextScorer:
         new = sorted(set(texts) - self._texts.keys())
         for start in range(0, len(new), batch_size):
             part = new[start : start + batch_size]
-            embeddings = self.model.encode_text(self.tokenizer(part).to(self.device), normalize=True).float().cpu()
+            embeddings = self._embedded(self.tokenizer(part).to(self.device)).float().cpu()
             self._texts.update(zip(part, embeddings, strict=True))
         return torch.stack([self._texts[text] for text in texts])
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """Embeddings of token ids (texts, context), without what stands behind the last EOS where the tower never looks there."""
+        tower = getattr(self.model, "text", self.model)
+        pool = getattr(tower, "pool_type", None) or getattr(tower, "text_pool_type", None)
+        if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None or pool not in ENDS:
+            return self.model.encode_text(tokens, normalize=True)
+        eos: Any = getattr(tower, "eos_id", None) or getattr(tower, "text_eos_id", None)
+        ends = (tokens if pool == "argmax" else (tokens == eos).int()).argmax(-1)
+        length = int(ends.max()) + 1
+        with _context(tower, length):
+            return self.model.encode_text(tokens[:, :length], normalize=True)
+
+
+@contextmanager
+def _context(tower: Any, length: int) -> Iterator[None]:
+    """A causal text tower of open_clip with a shorter context: of itself it adds all its positions and masks to every text."""
+    positions, mask = tower.positional_embedding, tower.attn_mask
+    tower.positional_embedding = torch.nn.Parameter(positions[:length], requires_grad=False)
+    tower.attn_mask = mask[:length, :length]
+    try:
+        yield
+    finally:
+        tower.positional_embedding, tower.attn_mask = positions, mask
