@@ -244,15 +244,20 @@ def _stic(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
             "describe_images", describe.items, describe.items, assumed.prompt, length, describe.max_new_tokens, planner.batch
         ),
         planner.training(
-            "train_sft", describe.items, 1, assumed.prompt + 2.5 * length, params.stic.sft, params.stic.dpo.lora_rank
+            "train_sft", describe.items, 1, length + _conversation(assumed), params.stic.sft, params.stic.dpo.lora_rank
         ),
     ]
+
+
+def _conversation(assumed: Assumed) -> float:
+    """Tokens of an item of the instruction data: three turns, with responses half as long as a description."""
+    return 3 * (assumed.prompt + assumed.response / 2)
 
 
 def _continued(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
     """The base fine-tuned on shares of the instruction data (LLaVA's has 665,000 conversations)."""
     items = params.data.world.instruct_scenes if params.data.source == "world" else 665_000
-    settings, length = params.continued_sft.sft, 3 * (assumed.prompt + assumed.response / 2)
+    settings, length = params.continued_sft.sft, _conversation(assumed)
     return [
         planner.training(f"train_continued@{model}", share * items, 1, length, settings, settings.lora_rank)
         for model, share in params.continued_sft.models.items()
