@@ -22,9 +22,7 @@ from lookagain.transforms import Shown
 
 __all__ = ["Decoding", "Request", "choose", "option_losses", "respond", "respond_in_turn"]
 
-TOGETHER = (
-    2  # prompts about an image that are answered in one row: for more, each token passes over too much that it cannot see
-)
+TOGETHER = 2  # prompts about an image that one row answers: with more, each token passes over too much that it cannot see
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,8 @@ def respond_in_turn(
     batch.
     """
     prefilled, image_of, suffixes = _prefilled(policy, requests, load_image)
-    batches = _batches(
-        image_of, [(one.max_new_tokens, len(suffix)) for one, suffix in zip(decodings, suffixes, strict=True)], batch_size
-    )
+    sizes = [(one.max_new_tokens, len(suffix)) for one, suffix in zip(decodings, suffixes, strict=True)]
+    batches = _batches(image_of, sizes, batch_size, TOGETHER if policy.shares_prefixes else 1)
     responses = [""] * len(requests)
     for number, batch in enumerate(batches, 1):
         decoder = prefilled if number == len(batches) else prefilled.twin()
@@ -106,15 +103,17 @@ def option_losses(
     return [part.tolist() for part in means.split(counts)]
 
 
-def _batches(image_of: Sequence[int], sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[list[int]]]:
-    """Requests in batches of `batch_size` rows, each of one image's, up to TOGETHER, that may write as long as each other.
+def _batches(
+    image_of: Sequence[int], sizes: Sequence[tuple[int, int]], batch_size: int, together: int
+) -> list[list[list[int]]]:
+    """Requests in batches of `batch_size` rows, each of one image's, up to `together`, that may write as long as each other.
 
     sizes: how many tokens each request may write, and its prompt's length. Rows of a batch are about equally long.
     """
     alike: dict[tuple[int, int], list[int]] = {}  # image, tokens that may be written -> requests
     for one in sorted(range(len(sizes)), key=lambda one: sizes[one][1]):
         alike.setdefault((image_of[one], sizes[one][0]), []).append(one)
-    rows = [group[start : start + TOGETHER] for group in alike.values() for start in range(0, len(group), TOGETHER)]
+    rows = [group[start : start + together] for group in alike.values() for start in range(0, len(group), together)]
     rows.sort(key=lambda row: (sizes[row[0]][0], sum(sizes[one][1] for one in row)))
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 

@@ -2,7 +2,7 @@
 
 The stage runs in the processes of the Accelerate config that ACCELERATE_CONFIG names (configs/accelerate/): the variable, not a
 param, names the hardware, so that another machine does not invalidate the cache. Without it, a GPU gets one process, and a
-machine without one two processes on half the cores each: for small models that is nearly twice as fast as one on all of them.
+machine without one two processes on half the cores each, for small models gain less from more threads.
 An error that its user can mend ends with one line and exit code 1; any other keeps its traceback.
 
 Told to stop (SIGTERM, as a scheduler sends before it takes a machine away), a stage saves what it has and ends within 30 seconds

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lookagain.decoder import Branches
 from lookagain.generation import Decoding, Request, choose, respond, respond_in_turn
 from lookagain.runtime import Run
 
@@ -34,6 +35,18 @@ def test_one_prefill_of_the_images_serves_batches_of_several_decodings(policy, i
     together = respond_in_turn(policy, requests, decodings, lambda one: images[int(one.image_id)], 0, 4)
     assert together == alone
     assert encoded == [6]
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_batches_have_as_many_rows_whether_prompts_share_them_or_not(policy, images, requests, monkeypatch, shares):
+    """The slow twin: a row for each prompt."""
+    alone = [answer(policy, [one], images, GREEDY)[0] for one in requests]
+    monkeypatch.setattr(policy, "shares_prefixes", shares)
+    rows, original = [], Branches._place
+    monkeypatch.setattr(Branches, "_place", lambda self, row: original(self, row) or rows.append((self.rows, len(row))))
+    together = respond_in_turn(policy, requests, [GREEDY] * 12, lambda one: images[int(one.image_id)], 0, 4)
+    assert together == alone
+    assert max(rows) == (4, 8 if shares else 4)
 
 
 def test_samples_depend_on_seed_and_id(policy, images, requests):
