@@ -83,7 +83,7 @@ def option_losses(
 ) -> list[list[float]]:
     """The mean negative log-prob of each option's tokens as the response to its request (without EOS), one list per request.
 
-    The prompt is prefilled once and branches into its options.
+    The prompt is prefilled once and branches into its options. An option without tokens (an empty response) has none: NaN.
     """
     decoder, image_of, suffixes = _prefilled(policy, requests, load_image)
     branches = decoder.ask(image_of, suffixes).branches()
@@ -91,8 +91,11 @@ def option_losses(
     counts, lengths = [len(texts) for texts in options], torch.tensor([len(tokens) for tokens in ids])
     request = torch.arange(len(requests)).repeat_interleave(torch.tensor(counts))
     # What an option's first token follows is the prompt's last, whose logits are there; the others follow the one before.
-    logps = branches.logits[request].log_softmax(-1)
-    total = logps.gather(-1, torch.tensor([[tokens[0]] for tokens in ids], device=policy.device))[:, 0].double()
+    written = (lengths > 0).nonzero()[:, 0].tolist()
+    first = torch.tensor([ids[one][0] for one in written], dtype=torch.long, device=policy.device)
+    logps = branches.logits[request[written].to(policy.device)].log_softmax(-1).gather(-1, first[:, None])[:, 0]
+    total = torch.zeros(len(ids), dtype=torch.float64, device=policy.device)
+    total[written] = logps.double()
     longer = (lengths > 1).nonzero()[:, 0].tolist()
     if longer:
         logps = branches.score(request[longer].tolist(), [ids[one][:-1] for one in longer]).log_softmax(-1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 
 import pytest
 import torch
@@ -153,13 +154,16 @@ def test_a_source_is_a_folder_or_a_pinned_dataset(source):
 
 def test_option_losses_are_those_of_a_forward_of_prompt_and_option(policy, images):
     """The slow twin: one option at a time, all logits."""
-    options = ["there is a dog.", "no."]
+    options = ["there is a dog.", "", "no."]
     requests = [Request(str(number), str(number), "Describe the following image.") for number in range(3)]
     found = option_losses(policy, requests, [options] * 3, lambda one: images[int(one.image_id)])
     for image, losses in zip(images, found, strict=False):
         for option, loss in zip(options, losses, strict=True):
             prefixes, features, _ = policy.prefixes([image])
             response = policy.response("Describe the following image.", option)
+            if not response:
+                assert math.isnan(loss)
+                continue
             ids = torch.tensor([prefixes[0] + policy.suffix("Describe the following image.") + response])
             with torch.no_grad():
                 logps = policy.forward(ids, features).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
