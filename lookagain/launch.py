@@ -175,6 +175,7 @@ def loaded(arguments: list[str]) -> Callable[[], None]:
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     stage_main = runpy.run_path(str(Path("stages") / f"{arguments[0]}.py"), run_name=f"stages.{arguments[0]}")["main"]
     gc.freeze()
+    gc.set_threshold(100_000)  # a stage's own objects stay too, by the million where it makes conversations
     gc.enable()
     signature = inspect.signature(stage_main)
     try:

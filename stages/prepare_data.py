@@ -89,7 +89,7 @@ def write_pool_truth(scenes: Sequence[Scene]) -> None:
     target.mkdir(parents=True)
     shutil.move("data/pool/instances.json", target / "instances.json")
     with atomic_write(target / "captions.json") as file:
-        json.dump(benchmarks.captions(scenes), file)
+        file.write(json.dumps(benchmarks.captions(scenes)))
 
 
 def prepare_coco(params: Params, run: runtime.Run) -> dict[str, int]:

@@ -161,11 +161,11 @@ def _spread(matrices: Sequence[torch.nn.Parameter]) -> None:
     index, count = processes()
     if count == 1 or not matrices:
         return
-    mine = [
-        matrix.flatten() if number % count == index else matrix.new_zeros(matrix.numel())
-        for number, matrix in enumerate(matrices)
-    ]
-    sent = torch.cat(mine)
-    distributed.all_reduce(sent)
-    for matrix, part in zip(matrices, sent.split([*map(torch.numel, matrices)]), strict=True):
-        matrix.copy_(part.view_as(matrix))
+    shares = [matrices[owner::count] for owner in range(count)]
+    sizes = [sum(map(torch.numel, share)) for share in shares]
+    sent = torch.cat([*(matrix.flatten() for matrix in shares[index]), matrices[0].new_zeros(max(sizes) - sizes[index])])
+    parts = [torch.empty_like(sent) for _ in range(count)]
+    distributed.all_gather(parts, sent)
+    for share, part, size in zip(shares, parts, sizes, strict=True):
+        for matrix, values in zip(share, part[:size].split([*map(torch.numel, share)]), strict=True):
+            matrix.copy_(values.view_as(matrix))

@@ -109,4 +109,4 @@ def _draw(seed: int, split: str, size: int, index: int) -> tuple[bytes, Scene]:
 
 def _write_json(path: Path, content: dict | list) -> None:
     with atomic_write(path) as file:
-        json.dump(content, file)
+        file.write(json.dumps(content))  # json.dump takes five times as long
