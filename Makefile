@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)# the stages that DVC starts find the same Python
+# Modules are kept compiled, also where a container's environment says otherwise: torch and the like start in a third of the time.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup repro test lint bench bench-docs bench-gpu world-results ui push docs deps lock
 

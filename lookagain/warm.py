@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,8 @@ LIBRARIES = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.clip.modeling_clip",
 )
+# Those of some stages, imported while the first stage runs.
+LATER = ("trl.trainer.dpo_trainer", "sklearn.manifold", "matplotlib.pyplot")
 
 
 def main(command: list[str]) -> int:
@@ -91,20 +93,27 @@ def ask(arguments: list[str]) -> int | None:
 def serve(path: str) -> None:
     """Fork for each stage that is asked for, until standard input ends."""
     gc.disable()
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    gc.freeze()
+    _import(LIBRARIES)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forked
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
+        later = LATER
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             client = listener.accept()[0]
             if os.fork() == 0:
                 listener.close()
                 _run(client)
             client.close()
+            _import(later)
+            later = ()
+
+
+def _import(names: Iterable[str]) -> None:
+    for name in names:
+        importlib.import_module(name)
+    gc.freeze()
 
 
 def _run(client: socket.socket) -> None:

@@ -10,6 +10,7 @@ Writes: reports/tables/ (in papers/ the papers' tables beside this run's numbers
 import json
 import os
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from lookagain import runtime, tracking
@@ -30,9 +31,12 @@ def main() -> None:
     chain = [model for model in models if model.startswith("csr-")]
     policies = list(dict.fromkeys(["base", *params.methods.values(), *(entry.policy for entry in evaluated.values()), *chain]))
     sources = [*params.methods, *chain]
-    with runtime.stage("report", params, ["reports/metrics"]) as run:
+    with runtime.stage("report", params, ["reports/metrics"]) as run, ProcessPoolExecutor(1) as beside:
         if not run.is_main:
             return
+        # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
+        here = [workspace(cache=runtime.root() / CACHE)]
+        papers = beside.submit(write_all, read_raw(), here, "reports/tables/papers", "reports/figures/papers")
         metrics = tables.read_all("reports/metrics", models)
         table = tables.build(metrics)
         tables.write(table, "reports/tables")
@@ -41,9 +45,6 @@ def main() -> None:
         scores = distributions.read_scores("data/pairs", "models", trained)
         looked, overlap = attention.read("data/attention.json"), distributions.read_overlap("data/overlap.json")
         figures.write(metrics, figures.read_logs("models", policies), scores, looked, overlap, "reports/figures")
-        # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
-        here = [workspace(cache=runtime.root() / CACHE)]
-        papers = write_all(read_raw(), here, "reports/tables/papers", "reports/figures/papers")
         benchmark, seed, pixels = f"data/benchmarks/{params.evaluate.split}", params.seed, params.data.max_image_pixels
         examples.contact_sheet(f"{benchmark}/images", seed, pixels).save("reports/figures/images.png")
         lineages = page.read_lineages("models", policies)
@@ -63,7 +64,7 @@ def main() -> None:
             pairs=examples.read_pairs("data/pairs", sources, seed, pixels),
             diagnostics=tables.read_all("reports/metrics/pairs", list(params.methods))
             | tables.read_all("reports/metrics/pairs_csr", chain),
-            papers=papers,
+            papers=papers.result(),
             missing=[*page.missing_figures(metrics), *absent, *skipped_images("data/sample/skipped.json")],
         )
         with atomic_write("reports/index.html") as file:

@@ -28,7 +28,8 @@ def main(say, seconds="0"):
     if say == "kill":
         os.kill(os.getpid(), 9)
     time.sleep(float(seconds))
-    Path("said.json").write_text(json.dumps([say, "torch" in sys.modules, os.environ["MARK"], os.environ["OMP_NUM_THREADS"]]))
+    Path("said.json").write_text(json.dumps([say, "torch" in sys.modules, os.environ["MARK"], os.environ["OMP_NUM_THREADS"],
+        "trl.trainer.dpo_trainer" in sys.modules]))
 """
 
 
@@ -62,6 +63,12 @@ def run(project, *arguments, **settings):
 def test_a_stage_finds_the_libraries_its_folder_its_environment_and_its_streams(project):
     assert run(project, "yes", MARK="x") == (0, "out yes\n", "err yes\n")
     assert json.loads((project / "said.json").read_text())[:3] == ["yes", True, "x"]
+
+
+def test_the_libraries_of_later_stages_are_there_after_the_first(project):
+    run(project, "first")
+    run(project, "second")
+    assert json.loads((project / "said.json").read_text())[-1] is True
 
 
 def test_without_the_server_it_runs_as_well(project):
