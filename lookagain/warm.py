@@ -99,7 +99,7 @@ def serve(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        later = LATER
+        later: tuple[str, ...] = LATER
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             client = listener.accept()[0]
             if os.fork() == 0:
