@@ -167,7 +167,7 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
         *_continued(params, planner, assumed),
         *_csr(params, planner, assumed),
         *_evaluation(params, planner, assumed),
-        Cost("measure_overlap", seconds=12.0),
+        Cost("measure_overlap", seconds=9.0),
         _attention(params, planner, assumed),
         Cost("report", seconds=10.0),
     ]
