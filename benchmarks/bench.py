@@ -11,9 +11,9 @@ from PIL import Image
 from benchmarks.timing import Row, Side, machine, side_by_side
 from lookagain.generation import Decoding, Request, respond_in_turn
 from lookagain.images import ImageStore
-from lookagain.params import Params
 from lookagain.policy import load_policy
 from lookagain.prompts import STIC_CAPTION
+from lookagain.schema import Params
 from lookagain.sizes import shape_from_config
 
 

@@ -34,9 +34,9 @@ from transformers import (
 )
 
 from lookagain.generation import Decoding, Request, respond
-from lookagain.params import SearchSettings
 from lookagain.policy import Lineage, Policy, add_adapter
 from lookagain.records import Pair, Provenance, atomic_write
+from lookagain.schema import SearchSettings
 from lookagain.search import search
 from lookagain.sizes import HARDWARE, Shape, shape_from_config
 from lookagain.training.dpo import reference_logps, train_dpo

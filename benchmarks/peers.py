@@ -23,9 +23,9 @@ from benchmarks.timing import Done
 from lookagain.decoder import Decoder
 from lookagain.generation import Request
 from lookagain.packing import who_sees_whom
-from lookagain.params import SearchSettings
 from lookagain.policy import Policy
 from lookagain.rewards import ImageTextScorer
+from lookagain.schema import SearchSettings
 from lookagain.search import Growth, Node, full_stops, grow_sentences
 from lookagain.world.packed import Answering
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lookagain.papers.cells import Filled
-    from lookagain.params import Params
+    from lookagain.schema import Params
 
 COMPARED_RESAMPLES = 10_000  # of `compare`, at the least
 

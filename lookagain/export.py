@@ -17,9 +17,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from lookagain.errors import UserError
-from lookagain.params import Loading
 from lookagain.policy import Lineage, Policy, load_policy, read_lineage
 from lookagain.records import Metric, atomic_write, read_metrics
+from lookagain.schema import Loading
 
 # Largest difference of log-probs allowed: merging rounds once more than running base and adapter side by side.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookagain.evaluation.imports import PUBLISHED
-from lookagain.params import Dpo, Params, Sft, section
+from lookagain.params import section
+from lookagain.schema import Dpo, Params, Sft
 from lookagain.sizes import HARDWARE, Hardware, Shape, shape_of
 
 KEPT_BYTES = 2**30  # of image features that a process of DPO holds: training/collate.py's, which would import torch

@@ -30,8 +30,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lookagain.errors import UserError
-from lookagain.params import Loading
 from lookagain.records import atomic_write
+from lookagain.schema import Loading
 from lookagain.transforms import Noised, Shown, diffuse
 
 

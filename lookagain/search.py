@@ -25,10 +25,10 @@ from torch import Tensor
 from lookagain.decoder import Branches, Decoder
 from lookagain.extensions import find
 from lookagain.generation import Request, choose
-from lookagain.params import SearchSettings
 from lookagain.policy import Policy
 from lookagain.records import Decoding
 from lookagain.rewards import Candidate, ImageTextScorer, image_relevance, language_score, mean_logp
+from lookagain.schema import SearchSettings
 from lookagain.seeds import derive
 
 RELEASED_PRUNES_FROM = 5  # nodes: with `prune_by: R_T`, fewer all go on

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lookagain.errors import UserError
-from lookagain.params import Params
+from lookagain.schema import Params
 
 
 class SizeError(UserError):

@@ -24,9 +24,10 @@ from lookagain.evaluation.scoring import Bootstrap, score_answer, score_model
 from lookagain.evaluation.shown import ShownImages
 from lookagain.generation import Request, option_losses, respond_in_turn
 from lookagain.judge import Judge, key_from_environment
-from lookagain.params import Params, flatten, load_params
+from lookagain.params import flatten, load_params
 from lookagain.policy import load_policy, read_lineage
 from lookagain.records import Answer, read_records, write_metrics, write_records
+from lookagain.schema import Params
 from lookagain.transforms import Shown
 
 UNSCORED = "scored over all descriptions, not one by one"

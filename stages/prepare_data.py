@@ -21,9 +21,10 @@ from lookagain.errors import UserError
 from lookagain.evaluation import suite
 from lookagain.evaluation.imports import import_benchmark, locate
 from lookagain.images import ImageError, ImageStore
-from lookagain.params import Data, Params, flatten, load_params
+from lookagain.params import flatten, load_params
 from lookagain.pools import Item, index, index_pool
 from lookagain.records import Conversation, Turn, atomic_write, write_records
+from lookagain.schema import Data, Params
 from lookagain.seeds import derive
 from lookagain.world import benchmarks, official, splits
 from lookagain.world.scenes import Scene

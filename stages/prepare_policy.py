@@ -27,8 +27,9 @@ from transformers import CLIPVisionModel, LlavaForConditionalGeneration, PreTrai
 
 from lookagain import runtime, tracking
 from lookagain.errors import UserError
-from lookagain.params import Params, flatten, load_params
+from lookagain.params import flatten, load_params
 from lookagain.records import Conversation, Turn, atomic_write, read_records
+from lookagain.schema import Params
 from lookagain.seeds import derive
 from lookagain.world import splits
 from lookagain.world.charts import Chart

@@ -13,11 +13,12 @@ from lookagain.extensions import find
 from lookagain.generation import Request
 from lookagain.images import ImageStore
 from lookagain.pairs import Made, write_pairs
-from lookagain.params import Params, flatten, load_params
+from lookagain.params import flatten, load_params
 from lookagain.policy import Policy, load_policy
 from lookagain.prompts import CSR_DESCRIBE
 from lookagain.records import Pair, Provenance, from_dict
 from lookagain.rewards import ImageTextScorer
+from lookagain.schema import Params
 from lookagain.search import Tree, best_and_worst, cumulative, search
 from lookagain.seeds import derive
 

@@ -17,9 +17,9 @@ from benchmarks.peers import FreshGrower, generate_one_by_one
 from lookagain import policy as policies
 from lookagain.attention import Text, attention
 from lookagain.generation import Decoding, Request, respond
-from lookagain.params import Loading
 from lookagain.policy import PolicyError, add_adapter, load_policy
 from lookagain.records import Answer, Pair, Provenance, read_metrics, read_records
+from lookagain.schema import Loading
 from lookagain.training.dpo import reference_logps, train_dpo
 from lookagain.transforms import Noised
 

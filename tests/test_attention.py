@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lookagain.attention import BIN, Text, attention, summary
-from lookagain.params import Loading
 from lookagain.policy import PolicyError, load_policy
+from lookagain.schema import Loading
 
 PROMPT = "the image shows"
 STAGE = runpy.run_path(str(Path(__file__).parents[1] / "stages/measure_attention.py"))

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from lookagain.augmentations import augmentation
-from lookagain.params import AugmentationName
 from lookagain.policy import PolicyError, _noised
+from lookagain.schema import AugmentationName
 from lookagain.transforms import Noised, apply, diffuse
 
 NAMES = [name for name in AugmentationName.__args__ if name not in ("none", "diffusion")]

@@ -12,9 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from lookagain import export as exporting
 from lookagain.export import ExportError, export
 from lookagain.generation import Decoding, Request, respond
-from lookagain.params import Loading
 from lookagain.policy import load_policy, save_adapter
 from lookagain.records import Metric, write_metrics
+from lookagain.schema import Loading
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])

@@ -19,7 +19,7 @@ NO_DEPS = tuple(f"lookagain.{name}" for name in ("runtime", "launch", "processes
 FOUND_BY_NAME = {"generate_pairs": "sources", "search": "rewards"}
 # Lower layers first. A module may import from its own layer and those below.
 LAYERS = [
-    {"errors", "seeds", "params", "records", "extensions", "augmentations"},
+    {"errors", "seeds", "schema", "params", "records", "extensions", "augmentations"},
     {
         "pairs",
         "losses",
@@ -58,6 +58,7 @@ PROPERTIES = {"policy.loading": ["policy.dtype", "policy.attention", "policy.fou
 NO_TORCH = [
     "errors",
     "seeds",
+    "schema",
     "params",
     "records",
     "pairs",

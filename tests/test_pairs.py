@@ -21,9 +21,9 @@ from lookagain.pairs import (
     read_pairs,
     write_pairs,
 )
-from lookagain.params import SticPairs
 from lookagain.prompts import STIC_BAD, STIC_CAPTION, STIC_STEP_BY_STEP
 from lookagain.records import Decoding
+from lookagain.schema import SticPairs
 from lookagain.sources import stic
 from lookagain.transforms import apply
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lookagain.params import Loading
 from lookagain.policy import PolicyError, add_adapter, load_policy, read_lineage, save_adapter, squared
+from lookagain.schema import Loading
 
 PROMPTS = ["Describe the following image.", "What's happening in the scene?"]
 

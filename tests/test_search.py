@@ -7,8 +7,8 @@ import torch
 from lookagain.decoder import Branches
 from lookagain.errors import UserError
 from lookagain.generation import Request
-from lookagain.params import SearchSettings
 from lookagain.rewards import ranks
+from lookagain.schema import SearchSettings
 from lookagain.search import Node, Sentence, Tree, _diverse, _kept, best_and_worst, cumulative, full_stops, search
 
 SETTINGS = SearchSettings(

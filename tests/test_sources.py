@@ -10,9 +10,10 @@ from PIL import Image
 
 from lookagain.extensions import ExtensionError, find
 from lookagain.pairs import Inputs, PairError
-from lookagain.params import Augmentation, ImportedPairs, PovidPairs, SelfRewardingPairs, SevaPairs, load_params
+from lookagain.params import load_params
 from lookagain.prompts import CSR_DESCRIBE
 from lookagain.records import Conversation, Turn
+from lookagain.schema import Augmentation, ImportedPairs, PovidPairs, SelfRewardingPairs, SevaPairs
 from lookagain.sources import imported, povid, self_rewarding, seva
 
 NOISE = Augmentation("diffusion", 700, 0.5)

@@ -8,7 +8,7 @@ import pytest
 from lookagain.evaluation import suite
 from lookagain.evaluation.questions import BenchmarkImages
 from lookagain.metrics import mmbench, mme
-from lookagain.params import WORLD_BENCHMARKS
+from lookagain.schema import WORLD_BENCHMARKS
 from lookagain.world import official, splits
 from lookagain.world.tokenizer import build_tokenizer
 

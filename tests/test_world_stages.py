@@ -11,9 +11,10 @@ from PIL import Image
 from lookagain.errors import UserError
 from lookagain.evaluation.questions import BenchmarkImages, read_annotations
 from lookagain.images import ImageError, ImageStore
-from lookagain.params import Params, load_params
+from lookagain.params import load_params
 from lookagain.records import Conversation, read_records
 from lookagain.runtime import Run
+from lookagain.schema import Params
 
 ROOT = Path(__file__).parent.parent
 

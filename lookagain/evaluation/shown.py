@@ -9,7 +9,7 @@ from typing import Any
 from lookagain.augmentations import CLEAN, augmentation
 from lookagain.evaluation.engine import NO_IMAGE
 from lookagain.evaluation.questions import BenchmarkImages
-from lookagain.params import Augmentation
+from lookagain.schema import Augmentation
 from lookagain.seeds import derive
 from lookagain.transforms import Shown, apply
 

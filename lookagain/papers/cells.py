@@ -27,7 +27,8 @@ from lookagain.papers.experiments import (
 )
 from lookagain.papers.reading import RowReader, UnknownParam
 from lookagain.papers.tables import Column, PaperTable, Row, column_of
-from lookagain.params import Params, ParamsError, check_params
+from lookagain.params import ParamsError, check_params
+from lookagain.schema import Params
 
 OWN = "the world's own column"
 # Sections whose keys are names that a user chooses.

@@ -12,8 +12,8 @@ from typing import Any
 from lookagain.errors import UserError
 from lookagain.papers.experiments import Experiment, NotMeasured
 from lookagain.papers.tables import ALWAYS, Column, PaperTable, Part, Row, metric_keys, part_keys
-from lookagain.params import WORLD_BENCHMARKS
 from lookagain.records import Metric, from_dict
+from lookagain.schema import WORLD_BENCHMARKS
 
 NOT_RUN = "not run:"  # how the reason begins of what a run would measure
 

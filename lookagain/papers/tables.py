@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from lookagain.errors import UserError
-from lookagain.params import BenchmarkName
 from lookagain.records import RecordError, from_dict
+from lookagain.schema import BenchmarkName
 
 FOLDER = "tables"
 KINDS = ("table", "figure")

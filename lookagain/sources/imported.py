@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 
 from lookagain.images import read_bytes
 from lookagain.pairs import Inputs, Made, PairError, Row
-from lookagain.params import ImportedPairs as Settings
 from lookagain.pools import fault
 from lookagain.records import Pair, Provenance
+from lookagain.schema import ImportedPairs as Settings
 
 
 @dataclass(frozen=True)

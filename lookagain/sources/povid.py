@@ -12,9 +12,9 @@ import random
 
 from lookagain.augmentations import augmentation
 from lookagain.pairs import Ask, Inputs, Made, PairPlan, carry_out
-from lookagain.params import PovidPairs as Settings
 from lookagain.prompts import CSR_DESCRIBE
 from lookagain.records import Decoding
+from lookagain.schema import PovidPairs as Settings
 from lookagain.seeds import derive
 
 

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 
 from lookagain.augmentations import CLEAN
 from lookagain.pairs import Ask, Inputs, Made
-from lookagain.params import SelfRewardingPairs as Settings
 from lookagain.prompts import CSR_DESCRIBE, judge_pair
 from lookagain.records import Decoding, Pair, Provenance
+from lookagain.schema import SelfRewardingPairs as Settings
 from lookagain.seeds import derive
 
 NAMED = re.compile(r"response\s*([12])\b", re.IGNORECASE)

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from lookagain.augmentations import CLEAN, augmentation
 from lookagain.images import ImageStore
 from lookagain.pairs import Ask, Inputs, Made, PairError, PairPlan, carry_out
-from lookagain.params import SevaPairs as Settings
 from lookagain.records import Conversation, Decoding, Pair
+from lookagain.schema import SevaPairs as Settings
 from lookagain.seeds import derive
 
 DESCRIPTION_WORDS = 12  # an answer of at least so many words is a description

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from lookagain.augmentations import CLEAN
 from lookagain.pairs import Ask, Inputs, Made, PairPlan, carry_out
-from lookagain.params import SticPairs as Settings
 from lookagain.prompts import STIC_BAD, STIC_CAPTION, STIC_STEP_BY_STEP
 from lookagain.records import Decoding
+from lookagain.schema import SticPairs as Settings
 from lookagain.seeds import derive
 
 

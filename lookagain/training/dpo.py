@@ -18,9 +18,9 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from lookagain.losses import dpo_margins, regularised_dpo
-from lookagain.params import Dpo
 from lookagain.policy import Policy
 from lookagain.records import Pair
+from lookagain.schema import Dpo
 from lookagain.training.collate import Example, Kept, Rows, collate, lay_out, response_logps
 from lookagain.training.trainer import Optimisation, run, training_arguments
 from lookagain.transforms import Shown
