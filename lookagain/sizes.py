@@ -30,8 +30,8 @@ class Hardware:
 
 
 # h200: flops and bandwidth measured; the others 0.8 of the published dense bf16 rate and of the published bandwidth. A layer's
-# least time is that of eager transformers, about 30 ms for 32 layers. cpu: measured in fp32 on one thread of a server; the share
-# is that of a model of a million parameters on both threads of one core, which is less than on two cores.
+# least time is that of eager transformers, about 30 ms for 32 layers. cpu: measured in fp32 on one core of a server; the share is
+# that of a model of a million parameters in two processes, a core each.
 HARDWARE = {
     "h200": Hardware(790e12, 4.3e12, 141e9, 0.9e-3, 0.5, 30, 0.6e9),
     "h100": Hardware(791e12, 2.7e12, 80e9, 0.9e-3, 0.5, 30, 0.6e9),
