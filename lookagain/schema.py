@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 MAX_CSR_ITERATIONS = 8  # pipelines/csr/dvc.yaml is unrolled this far
-
-
 BenchmarkName = Literal[
     "scienceqa", "textvqa", "chartqa", "mmbench", "mmbench_cn", "mathvista", "mme", "seedbench", "seedbench_ranking", "vizwiz",
     "gqa", "pragmatics", "llava_bench", "mmvet", "shr", "contextual",

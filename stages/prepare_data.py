@@ -89,8 +89,7 @@ def write_pool_truth(scenes: Sequence[Scene]) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     shutil.move("data/pool/instances.json", target / "instances.json")
-    with atomic_write(target / "captions.json") as file:
-        file.write(json.dumps(benchmarks.captions(scenes)))
+    splits.write_json(target / "captions.json", benchmarks.captions(scenes))
 
 
 def prepare_coco(params: Params, run: runtime.Run) -> dict[str, int]:

@@ -164,8 +164,7 @@ def _spread(matrices: Sequence[torch.nn.Parameter]) -> None:
     shares = [matrices[owner::count] for owner in range(count)]
     sizes = [sum(map(torch.numel, share)) for share in shares]
     sent = torch.cat([*(matrix.flatten() for matrix in shares[index]), matrices[0].new_zeros(max(sizes) - sizes[index])])
-    parts = [torch.empty_like(sent) for _ in range(count)]
-    distributed.all_gather(parts, sent)
+    parts = gathered(sent, count * len(sent)).view(count, -1)
     for share, part, size in zip(shares, parts, sizes, strict=True):
         for matrix, values in zip(share, part[:size].split([*map(torch.numel, share)]), strict=True):
             matrix.copy_(values.view_as(matrix))
