@@ -2,6 +2,7 @@
 
 import functools
 import multiprocessing
+import os
 import socket
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import distributed
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lookagain.world import optimise, reward
+from lookagain.world import optimise, reward, together
 from lookagain.world.scenes import draw_scene
 from lookagain.world.tower import new_tower, tower_features
 
@@ -27,9 +28,9 @@ def train(folder: Path) -> None:
     matrices = [torch.nn.Parameter(torch.eye(4)) for _ in range(3)]  # an odd number: the processes' shares differ
 
     def loss_at(step: int) -> torch.Tensor:
-        logits = functools.reduce(torch.matmul, matrices, optimise.own(inputs)) @ weight.T
-        mean = optimise.mean_cross_entropy(logits, optimise.own(labels), labels, share)
-        return mean + optimise.weighted_cross_entropy(logits, optimise.own(labels), optimise.own(weights), weights.sum().item())
+        logits = functools.reduce(torch.matmul, matrices, together.own(inputs)) @ weight.T
+        mean = optimise.mean_cross_entropy(logits, together.own(labels), labels, share)
+        return mean + optimise.weighted_cross_entropy(logits, together.own(labels), together.own(weights), weights.sum().item())
 
     losses: list[float] = []
     optimise.minimise("x", [weight, *matrices], matrices, loss_at, 5, 0.1, lambda *now: losses.append(now[3]))
@@ -38,17 +39,25 @@ def train(folder: Path) -> None:
     drawn = [draw_scene(0, "policy", index, 64) for index in range(5)]
     features = tower_features(tower, np.stack([np.asarray(image) for image, _ in drawn]))
     clip, _ = reward.train_reward(tower, features, [scene for _, scene in drawn], 2, 4, 0, lambda *_: None)
-    if optimise.processes()[0] == 0:
+    if together.processes()[0] == 0:
         weights = torch.cat([weight, *matrices]).detach()
         kept = {"weights": weights, "losses": torch.tensor(losses), "features": features}
         kept |= {name: value.detach() for name, value in clip.named_parameters() if value.requires_grad}
-        save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"{optimise.processes()[1]}.safetensors")
+        save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"{together.processes()[1]}.safetensors")
 
 
 def work(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
     distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     train(folder)
+    for number in range(5):
+        sent = torch.arange(3.0) + 10 * rank + number
+        shared = together.exchanged(sent).clone()
+        os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if the other were on another machine
+        assert torch.equal(shared, together.exchanged(sent))
+        os.environ["LOCAL_WORLD_SIZE"] = "2"
+        assert torch.equal(shared[1] - shared[0], torch.full((3,), 10.0))
     distributed.destroy_process_group()
 
 
@@ -89,6 +98,23 @@ def test_reward_contrasts_over_both_processes(trained):
     moved = [name for name in one if name not in ("weights", "losses", "features")]
     same = torch.cat([((one[name] - two[name]).abs() < 1e-4).flatten().float() for name in moved])
     assert same.mean() > 0.9
+
+
+def test_muon_is_torchs_own():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(16, 16), (48, 16), (16, 16), (16, 48), (3, 7)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    steps = [
+        optimise.Muon(ours, 0.003, 0.02),
+        torch.optim.Muon(theirs, lr=0.003, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for step in steps:
+            step.step()
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_mean_cross_entropy_is_torchs_own():

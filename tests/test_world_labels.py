@@ -18,7 +18,7 @@ from lookagain.world.optimise import IGNORED
 from lookagain.world.scenes import Scene, Thing
 from lookagain.world.signs import Sign
 from lookagain.world.tokenizer import build_tokenizer
-from lookagain.world.tower import _flipped
+from lookagain.world.tower import _mirrored, _mirrored_words
 
 # The dog's ellipse holds the patch centres (36, 36), (36, 44), (44, 36) and (44, 44); the sign's box those at 4 and 12.
 SCENE = Scene(1, "snow", "seen", 64, (Thing("dog", (32, 32, 16, 16)),), Sign(7, (0, 0, 16, 16)))
@@ -69,9 +69,9 @@ def test_mirroring_turns_cells_and_spares_digits():
     other = Scene(1, "snow", "seen", 64, (Thing("dog", (48, 0, 16, 16)), Thing("cat", (0, 32, 16, 16))))
     assert mirrorable([plain, SCENE, CHART]).tolist() == [True, False, True]
     images = torch.arange(2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
-    flipped, first, second = _flipped(images, *patch_words([plain, plain]), torch.tensor([True, False]))
-    assert torch.equal(flipped, torch.stack([images[0].flip(2), images[1]]))
-    for found, wanted in zip((first, second), patch_words([other, plain]), strict=True):
+    mirrored = torch.tensor([True, False])
+    assert torch.equal(_mirrored(images, mirrored), torch.stack([images[0].flip(2), images[1]]))
+    for found, wanted in zip(_mirrored_words(*patch_words([plain, plain]), mirrored), patch_words([other, plain]), strict=True):
         assert torch.equal(found, wanted)
     assert [SECOND_WORDS[place] for place in MIRRORED[[0, 4, 5]]] == ["top right", "center", "left"]
     assert MIRRORED[9:].tolist() == list(range(9, len(SECOND_WORDS)))

@@ -15,28 +15,24 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
+
+from lookagain.world.together import exchanged, own, processes
 
 Report = Callable[[str, int, int, float], None]  # label, step, steps, loss
 IGNORED = -100  # label of what is not learned
 WARM_UP = 60  # steps
 LOWEST_RATE = 0.02  # that the learning rate falls to, in its peak
 MATRIX_RATE = 3.0  # Muon's learning rate, in AdamW's: its updates are of one size in all directions
+MOMENTUM = 0.95  # of Muon; so are the next two
+NEWTON_SCHULZ, ORTHOGONAL_STEPS = (
+    (3.4445, -4.775, 2.0315),
+    5,
+)  # the weights of x, x^3 and x^5: steep at 0, about 1 from there on
 _HIDDEN = re.compile(r"\b(layers|resblocks|multi_modal_projector)\.")  # as transformers and open_clip name them
-
-
-def processes() -> tuple[int, int]:
-    """This process's index and the number of processes that train together."""
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-
-
-def own(batch: Any) -> Any:
-    """This process's examples of a batch: a sequence, an array or a tensor."""
-    index, count = processes()
-    return batch[index::count]
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor, whole: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -72,22 +68,46 @@ def in_bfloat16(module: torch.nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def gathered(rows: Tensor, total: int) -> Tensor:
-    """The rows of all processes, each of which computed the next ceil(total / processes), in order: (total, ...)."""
-    count = processes()[1]
-    if count == 1:
-        return rows
-    size = -(-total // count)
-    padded = torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])]).contiguous()
-    parts = [torch.empty_like(padded) for _ in range(count)]
-    distributed.all_gather([part.view(torch.uint8) for part in parts], padded.view(torch.uint8))
-    return torch.cat(parts)[:total]
-
-
 def hidden_matrices(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     """The trained weight matrices of a module's transformer layers and projector: Muon's part of its parameters."""
     named = module.named_parameters()
     return [value for name, value in named if value.requires_grad and value.ndim == 2 and _HIDDEN.search(name)]
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`, the same to the bit: equally large matrices are made orthogonal in
+    one batch, for one by one they are too small to keep a processor busy."""
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float):
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step along the matrices' gradients."""
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for matrix in group["params"]:
+                alike.setdefault(matrix.shape, []).append(matrix)
+            for shape, matrices in alike.items():
+                gradients = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
+                momentum = self.state[matrices[0]].setdefault("momentum", torch.zeros_like(gradients))  # of all of them
+                momentum.lerp_(gradients, 1 - MOMENTUM)
+                rate = 0.2 * math.sqrt(max(shape)) * group["lr"]  # as large as AdamW's
+                for matrix, update in zip(matrices, orthogonal(gradients.lerp(momentum, MOMENTUM)), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices (number, rows, columns) with their singular values moved near 1, by Newton and Schulz's iteration in bfloat16."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    found = matrices.to(torch.bfloat16)
+    found = found.mT if tall else found
+    found = found / found.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-7)
+    once, cubed, fifth = NEWTON_SCHULZ
+    for _ in range(ORTHOGONAL_STEPS):
+        squared = found @ found.mT
+        found = torch.baddbmm(found, torch.baddbmm(squared, squared, squared, beta=cubed, alpha=fifth), found, beta=once)
+    return found.mT if tall else found
 
 
 def minimise(
@@ -114,8 +134,7 @@ def minimise(
         torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
     ]
     if own(matrices):  # each process makes its share of the updates orthogonal
-        rate, adjusted = MATRIX_RATE * learning_rate, "match_rms_adamw"
-        optimisers.append(torch.optim.Muon(own(matrices), lr=rate, weight_decay=weight_decay, adjust_lr_fn=adjusted))
+        optimisers.append(Muon(own(matrices), MATRIX_RATE * learning_rate, weight_decay))
     falls = [LambdaLR(optimiser, lambda step: _rate(step, steps, hold)) for optimiser in optimisers]
     smoothed = math.nan
     for step in range(steps):
@@ -142,17 +161,15 @@ def _rate(step: int, steps: int, hold: float) -> float:
 
 
 def _averaged(loss: Tensor, parameters: Sequence[torch.nn.Parameter]) -> float:
-    """Average the gradients over the processes, in place, and the loss, which is returned."""
-    count = processes()[1]
-    if count == 1:
+    """Average the gradients over the processes, and the loss, which is returned."""
+    if processes()[1] == 1:
         return loss.item()
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    sent = torch.cat([*(gradient.flatten() for gradient in gradients), loss.detach().float()[None]])
-    distributed.all_reduce(sent)
-    sent /= count
-    for gradient, part in zip(gradients, sent.split([*map(torch.numel, gradients), 1]), strict=False):
-        gradient.copy_(part.view_as(gradient))
-    return sent[-1].item()
+    learning = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+    mean = exchanged(_flat([*gradients, loss.detach().float()[None]])).mean(0)
+    for parameter, gradient in zip(learning, _parts(mean[:-1], gradients), strict=True):
+        parameter.grad = gradient
+    return mean[-1].item()
 
 
 @torch.no_grad()
@@ -163,8 +180,17 @@ def _spread(matrices: Sequence[torch.nn.Parameter]) -> None:
         return
     shares = [matrices[owner::count] for owner in range(count)]
     sizes = [sum(map(torch.numel, share)) for share in shares]
-    sent = torch.cat([*(matrix.flatten() for matrix in shares[index]), matrices[0].new_zeros(max(sizes) - sizes[index])])
-    parts = gathered(sent, count * len(sent)).view(count, -1)
-    for share, part, size in zip(shares, parts, sizes, strict=True):
-        for matrix, values in zip(share, part[:size].split([*map(torch.numel, share)]), strict=True):
-            matrix.copy_(values.view_as(matrix))
+    told = exchanged(_flat([*shares[index], matrices[0].new_zeros(max(sizes) - sizes[index])]))
+    for owner, (share, size) in enumerate(zip(shares, sizes, strict=True)):
+        if owner != index:
+            for matrix, values in zip(share, _parts(told[owner, :size], share), strict=True):
+                matrix.copy_(values)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _parts(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of what `_flat` made of tensors of these shapes."""
+    return [part.view_as(tensor) for part, tensor in zip(flat.split([*map(torch.numel, tensors)]), tensors, strict=True)]

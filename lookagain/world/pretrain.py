@@ -45,11 +45,11 @@ from lookagain.world.optimise import (
     in_bfloat16,
     mean_cross_entropy,
     minimise,
-    own,
     weighted_cross_entropy,
 )
 from lookagain.world.packed import Answering
 from lookagain.world.scenes import Scene
+from lookagain.world.together import own
 from lookagain.world.tower import start_matching
 
 WIDTH, LAYERS, HEADS = 128, 3, 4

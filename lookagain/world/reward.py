@@ -26,8 +26,9 @@ from lookagain.seeds import derive
 from lookagain.world import tower as towers
 from lookagain.world.labels import PATCH
 from lookagain.world.language import absent, caption, cell_sentence, places, setting_sentence
-from lookagain.world.optimise import Report, hidden_matrices, in_bfloat16, minimise, own, processes
+from lookagain.world.optimise import Report, hidden_matrices, in_bfloat16, minimise
 from lookagain.world.scenes import Scene
+from lookagain.world.together import own, processes
 from lookagain.world.tokenizer import build_text_tokenizer
 
 CONTEXT_LENGTH = 48  # tokens

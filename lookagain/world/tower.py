@@ -7,6 +7,7 @@ image. The heads that do so are thrown away. Decoder and reward are trained on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,18 +30,9 @@ from lookagain.world.labels import (
     mirrorable,
     patch_words,
 )
-from lookagain.world.optimise import (
-    IGNORED,
-    Report,
-    gathered,
-    hidden_matrices,
-    in_bfloat16,
-    mean_cross_entropy,
-    minimise,
-    own,
-    processes,
-)
+from lookagain.world.optimise import IGNORED, Report, hidden_matrices, in_bfloat16, mean_cross_entropy, minimise
 from lookagain.world.scenes import Scene
+from lookagain.world.together import gathered, own, processes
 
 WIDTH, LAYERS, HEADS = 128, 3, 4
 BATCH = 64
@@ -113,10 +105,12 @@ def train_tower(
 
     def loss_at(step: int) -> Tensor:
         rows = torch.randint(len(shown), (BATCH,), generator=generator)
-        images, first, second = normalised(pixels[rows.numpy()]), firsts[rows], seconds[rows]
         mirrored = (torch.rand(BATCH, generator=generator) < 0.5) & may_mirror[rows]
-        images, first, second = _flipped(images, first, second, mirrored)
-        states = seeing(own(_perturbed(images, generator)).to(device)).last_hidden_state.float()
+        contrast = 1 + 0.1 * torch.randn(BATCH, 1, 1, 1, generator=generator)
+        noise = torch.randn(BATCH, 3, *pixels.shape[1:3], generator=generator)
+        images = _mirrored(normalised(pixels[own(rows).numpy()]), own(mirrored)) * own(contrast) + 0.06 * own(noise)
+        first, second = _mirrored_words(firsts[rows], seconds[rows], mirrored)
+        states = seeing(images.to(device)).last_hidden_state.float()
         named, told, seen = heads["first"](states[:, 1:]), heads["second"](states[:, 1:]), heads["ground"](states[:, 0])
         ground = types[rows]
         return (
@@ -130,23 +124,17 @@ def train_tower(
     return tower.requires_grad_(False).eval()
 
 
-def _flipped(images: Tensor, first: Tensor, second: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch and its patches' words, the images of `mirrored` (images,) mirrored left to right."""
-    grid = images.shape[-1] // PATCH
+def _mirrored(images: Tensor, mirrored: Tensor) -> Tensor:
+    """(images, 3, size, size), those of `mirrored` (images,) left to right."""
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+def _mirrored_words(first: Tensor, second: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+    """The words of patches (images, patches) when the images of `mirrored` (images,) are mirrored."""
+    grid = math.isqrt(first.shape[1])
     other_first, other_second = (words.unflatten(1, (grid, grid)).flip(2).flatten(1) for words in (first, second))
     other_second = torch.where(other_second == IGNORED, other_second, MIRRORED[other_second.clamp(min=0)])
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    return (
-        images,
-        torch.where(mirrored[:, None], other_first, first),
-        torch.where(mirrored[:, None], other_second, second),
-    )
-
-
-def _perturbed(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Other contrast, and noise: (images, 3, size, size)."""
-    contrast = 1 + 0.1 * torch.randn(len(images), 1, 1, 1, generator=generator)
-    return images * contrast + 0.06 * torch.randn(images.shape, generator=generator)
+    return torch.where(mirrored[:, None], other_first, first), torch.where(mirrored[:, None], other_second, second)
 
 
 @torch.inference_mode()
