@@ -101,8 +101,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices (number, rows, columns) with their singular values moved near 1, by Newton and Schulz's iteration in bfloat16."""
     tall = matrices.shape[1] > matrices.shape[2]
     found = matrices.to(torch.bfloat16)
-    found = found.mT if tall else found
     found = found / found.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-7)
+    found = found.mT if tall else found
     once, cubed, fifth = NEWTON_SCHULZ
     for _ in range(ORTHOGONAL_STEPS):
         squared = found @ found.mT
