@@ -29,7 +29,7 @@ FILE = Path("reports/bench.json")
 
 def main(names: list[str]) -> None:
     """Run rows, print a table, write reports/bench.json."""
-    from benchmarks import epochs, paths
+    from benchmarks import base, epochs, paths
     from benchmarks.bench import Bench
     from benchmarks.timing import Row, as_json, peak_flops
     from lookagain.params import load_params
@@ -49,16 +49,18 @@ def main(names: list[str]) -> None:
         "pope-64": paths.questions_64,
         "pope-prefill": paths.questions_prefill,
         "clip": paths.clip,
-        "base": epochs.base,
+        "base": base.passes,
+        "base-muon": base.updates,
+        "base-sums": base.exchange,
     }
     if unknown := sorted(set(names) - ways.keys()):
         raise SystemExit(f"no such row: {', '.join(unknown)}; rows: {', '.join(ways)}")
     gc.freeze()  # as stages do: what was imported stays, and need not be looked through again
     bench = Bench(load_params(), peak_flops())
     if bench.params.policy.source != "world":
-        if "base" in names:
-            raise SystemExit("the row base is about how the small world's base is trained: policy.source must be world")
-        del ways["base"]
+        ways = {name: way for name, way in ways.items() if not name.startswith("base")}
+        if asked := sorted(set(names) - ways.keys()):
+            raise SystemExit(f"{', '.join(asked)}: about how the small world's base is trained: policy.source must be world")
     table = Table(title=f"Speed in turn; a large multiplication runs at {bench.peak / 1e9:.0f} GFLOP/s")
     for column in ("path", "peer", "ours", "unit", "ratio", "goal", "of the limit"):
         table.add_column(column)

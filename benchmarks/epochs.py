@@ -1,5 +1,4 @@
-"""Rows of `make bench` that train, of which each step's loss must agree: epochs of our trainers beside trl's, and passes of the
-base's training beside transformers' own layers."""
+"""Rows of `make bench` that train, of which each step's loss must agree: epochs of our trainers beside trl's."""
 
 from __future__ import annotations
 
@@ -22,13 +21,8 @@ from lookagain.training.collate import Example, Kept
 from lookagain.training.dpo import all_reference_logps, pair_examples, train_dpo
 from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation
-from lookagain.world import pretrain, splits
-from lookagain.world.optimise import in_bfloat16, weighted_cross_entropy
-from lookagain.world.packed import Answering
-from lookagain.world.tower import tower_features
 
 TRAINED, ROUNDS = 500, 3  # examples of an epoch, and times that it is measured after the first
-SCENES = 96  # that the base is trained on
 TRAIN_FLOPS = "4 FLOPs a parameter and token of the trained rows, prefixes once a pair, and the tower's 2 once"
 
 
@@ -142,37 +136,6 @@ def sft(bench: Bench) -> Row:
 def sft_held(bench: Bench) -> Row:
     """Against trl's SFTTrainer without checkpointing."""
     return instructions(bench, "SFT epoch, against no checkpointing", 1, "trl's SFTTrainer without checkpointing", False)
-
-
-def base(bench: Bench) -> Row:
-    """Passes of the base's last phase, forward and back, on scenes of the instruction data; the losses must agree."""
-    scenes, pixels = splits.read_split("data/instruct")
-    scenes, pixels = scenes[:SCENES], pixels[:SCENES]
-    about = [splits.training_conversations(scene, bench.params.policy.world.noise_share, 0) for scene in scenes]
-    features = tower_features(bench.policy.model.model.vision_tower, pixels)[:, 1:]
-    examples = pretrain.encode(bench.policy.tokenizer, about, range(len(scenes)), features.shape[1])
-    examples.sort(key=lambda one: len(one.ids))
-    batches = [examples[start : start + pretrain.BATCH] for start in range(0, len(examples), pretrain.BATCH)]
-
-    def passes(module: type[torch.nn.Module]) -> Done:
-        answering = in_bfloat16(module(bench.policy.model))
-        start, losses = time.perf_counter(), []
-        for batch in batches:
-            ids, parts, positions, before, labels, weights = pretrain.padded(batch)
-            logits = answering(ids, features[[one.row for one in batch]], parts, positions, before)
-            total = weights.sum().item()
-            loss = weighted_cross_entropy(logits.flatten(0, 1), labels.flatten(), weights.flatten(), total)
-            loss.backward()
-            losses.append(loss.item())
-        bench.policy.model.zero_grad()
-        return Done(len(scenes), time.perf_counter() - start, losses)
-
-    way = "transformers' own layers on whole rows behind a mask"
-    floor = None, "none: it multiplies in bfloat16, and the limit is fp32's"
-    return bench.row(
-        "the base's training, forward and back", "images/s", 1.3, (way, lambda: passes(peers.Whole)),
-        lambda: passes(Answering), floor, agree=near(1e-2),
-    )  # fmt: skip
 
 
 def in_turn(batches: list[Any], work: Callable[[Any], list[Any]], label: str) -> list[Any]:

@@ -53,7 +53,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         limit = "-" if row["floor_ratio"] is None else f"{row['floor_ratio']:.0%}"
         ratio = f"{row['ratio']:.1f}x" if row["ratio"] >= row["at_least"] else f"**{row['ratio']:.1f}x: missed**"
-        rates = f"{row['peer']:.4g} | {row['ours']:.4g} | {ratio} | {row['at_least']:g}x"
+        peer, ours = (f"{rate:.4g}" if rate < 1000 else f"{rate:.0f}" for rate in (row["peer"], row["ours"]))
+        rates = f"{peer} | {ours} | {ratio} | {row['at_least']:g}x"
         lines.append(f"| {row['path']} | {row['peer_way']} | {row['unit']} | {rates} | {limit} |")
     return "\n".join(lines) + "\n"
 
