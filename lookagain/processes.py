@@ -164,15 +164,18 @@ def over_slurm(launcher: list[str], machines: int, stage: list[str]) -> list[str
 
 def wait_for(processes: Sequence[Process], said: Path) -> int:
     """The exit code of processes that end together: 1 if one fails, upon which the others are ended."""
-    while any(process.poll() is None for process in processes):
-        if said.is_file() or any(process.poll() for process in processes):
-            failed = [f"{rank} ({process.poll()})" for rank, process in enumerate(processes) if process.poll()]
-            end(processes, END_SECONDS)
-            if failed and not said.is_file():
-                print(f"process {', '.join(failed)} of {len(processes)} failed, the others were ended", file=sys.stderr)
-            break
+    while any(process.poll() is None for process in processes) and not _failed(processes) and not said.is_file():
         time.sleep(0.05)
+    failed = _failed(processes)  # all of them, if they ended at once
+    end(processes, END_SECONDS)
+    if failed and len(processes) > 1 and not said.is_file():
+        print(f"process {', '.join(failed)} of {len(processes)} failed, the others were ended", file=sys.stderr)
     return 1 if said.is_file() or any(process.wait() for process in processes) else 0
+
+
+def _failed(processes: Sequence[Process]) -> list[str]:
+    codes = [process.poll() for process in processes]
+    return [f"{rank} ({code})" for rank, code in enumerate(codes) if code]
 
 
 def end(processes: Sequence[Process], seconds: float) -> None:
