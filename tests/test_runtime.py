@@ -16,6 +16,7 @@ import pytest
 from lookagain import launch as launcher
 from lookagain import runtime, warm
 from lookagain.errors import UserError
+from lookagain.processes import wait_for as wait_for_processes
 from lookagain.runtime import StageError, check_processes, fingerprint
 
 ROOT = Path(__file__).parents[1]
@@ -228,6 +229,14 @@ def test_sigterm_ends_several_processes(project):
     _, said = running.communicate(timeout=20)
     assert running.returncode == 0
     assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+
+
+def test_processes_that_fail_at_once_are_named(tmp_path, capfd):
+    failed = [subprocess.Popen([sys.executable, "-c", "exit(3)"]) for _ in range(2)]
+    for process in failed:
+        process.wait()
+    assert wait_for_processes(failed, tmp_path / "said") == 1
+    assert capfd.readouterr().err == "process 0 (3), 1 (3) of 2 failed, the others were ended\n"
 
 
 def test_a_killed_process_ends_the_others_quickly(project):
