@@ -122,7 +122,7 @@ def run_together(start: Callable[[str], list[Process]]) -> int:
 
         signal.signal(signal.SIGTERM, stop)
         try:
-            code = wait_for(processes, said)
+            failed = wait_for(processes, said)
         except KeyboardInterrupt:  # the terminal told them too
             end(processes, STOP_SECONDS)
             raise
@@ -131,7 +131,10 @@ def run_together(start: Callable[[str], list[Process]]) -> int:
             return 0
         if said.is_file():
             print(f"error: {said.read_text()}", file=sys.stderr)
-    return code
+            return 1
+    if failed and len(processes) > 1:
+        print(f"process {', '.join(failed)} of {len(processes)} failed, the others were ended", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def ranks(count: int) -> list[dict[str, str]]:
@@ -162,15 +165,13 @@ def over_slurm(launcher: list[str], machines: int, stage: list[str]) -> list[str
     return ["srun", *each, "--kill-on-bad-exit=1", "--label", "bash", "-c", everywhere]
 
 
-def wait_for(processes: Sequence[Process], said: Path) -> int:
-    """The exit code of processes that end together: 1 if one fails, upon which the others are ended."""
+def wait_for(processes: Sequence[Process], said: Path) -> list[str]:
+    """Those of processes that failed, with their exit codes. They end together: if one fails, or has `said` why, all are ended."""
     while any(process.poll() is None for process in processes) and not _failed(processes) and not said.is_file():
         time.sleep(0.05)
-    failed = _failed(processes)  # all of them, if they ended at once
+    failed = _failed(processes)
     end(processes, END_SECONDS)
-    if failed and len(processes) > 1 and not said.is_file():
-        print(f"process {', '.join(failed)} of {len(processes)} failed, the others were ended", file=sys.stderr)
-    return 1 if said.is_file() or any(process.wait() for process in processes) else 0
+    return failed
 
 
 def _failed(processes: Sequence[Process]) -> list[str]:

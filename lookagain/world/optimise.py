@@ -28,10 +28,8 @@ WARM_UP = 60  # steps
 LOWEST_RATE = 0.02  # that the learning rate falls to, in its peak
 MATRIX_RATE = 3.0  # Muon's learning rate, in AdamW's: its updates are of one size in all directions
 MOMENTUM = 0.95  # of Muon; so are the next two
-NEWTON_SCHULZ, ORTHOGONAL_STEPS = (
-    (3.4445, -4.775, 2.0315),
-    5,
-)  # the weights of x, x^3 and x^5: steep at 0, about 1 from there on
+ORTHOGONAL_STEPS = 5
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # the weights of x, x^3 and x^5: steep at 0, about 1 from there on
 _HIDDEN = re.compile(r"\b(layers|resblocks|multi_modal_projector)\.")  # as transformers and open_clip name them
 
 
@@ -101,7 +99,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices (number, rows, columns) with their singular values moved near 1, by Newton and Schulz's iteration in bfloat16."""
     tall = matrices.shape[1] > matrices.shape[2]
     found = matrices.to(torch.bfloat16)
-    found = found / found.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-7)
+    found = found / found.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-7)  # in torch's order: before they are turned
     found = found.mT if tall else found
     once, cubed, fifth = NEWTON_SCHULZ
     for _ in range(ORTHOGONAL_STEPS):
