@@ -60,8 +60,8 @@ OPEN: tuple[tuple[str, Ask[Open]], ...] = (
     ("setting", lambda scene, rng: questions.place(scene)),
     ("color", questions.color_of),
     ("neighbor", questions.neighbor),
-    ("two facts", lambda scene, rng: questions.number_and_count(scene)),
 )
+TWO_FACTS = "two facts"
 VERIFIED: tuple[tuple[str, Ask[Pair]], ...] = (
     ("relation", questions.relation_pair),
     ("position", questions.position_pair),
@@ -95,12 +95,14 @@ def _yes_question(pair: Pair) -> str:
 
 
 def gqa(folder: Path, scenes: Sequence[Scene], images: Images, count: int) -> None:
-    """testdev_balanced_questions.json: half of the questions open, half yes/no, as many with yes as with no. Each names its kind
-    under types."semantic"."""
+    """testdev_balanced_questions.json: as many open questions of one answer as yes/no questions, as many with yes as with no, and a
+    fifth beside them that ask for two facts at once. Each names its kind in its id and under types."semantic"."""
     rows: dict[str, dict] = {}
     for name, ask in OPEN:
         for scene, asked in _drawn(scenes, ask, count // (2 * len(OPEN)), "gqa", name, _answer if name == "side" else None):
             rows[f"{name}-{scene.id}"] = _gqa_row(scene, name, asked)
+    for scene, asked in _drawn(scenes, lambda scene, rng: questions.number_and_count(scene), count // 5, "gqa", TWO_FACTS):
+        rows[f"{TWO_FACTS}-{scene.id}"] = _gqa_row(scene, TWO_FACTS, asked)
     for name, pairs in VERIFIED:
         for number, (scene, pair) in enumerate(_drawn(scenes, pairs, count // (2 * len(VERIFIED)), "gqa", name)):
             rows[f"{name}-{scene.id}"] = _gqa_row(scene, name, Open(pair[number % 2], ("yes", "no")[number % 2]))
