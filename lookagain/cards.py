@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-PUBLISHED, CHECKPOINTS = Path("data/published"), Path("checkpoints")
+from lookagain.params import PUBLISHED
+
+CHECKPOINTS = Path("checkpoints")
 
 
 def read_card(folder: Path | str) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def read_card(folder: Path | str) -> dict[str, Any]:
 def publication_of(checkpoint: str) -> str | None:
     """The section of `publish` that a policy's checkpoint is taken from; None for one from elsewhere."""
     path = Path(checkpoint)
-    return path.parent.name if path.parent.parent == PUBLISHED else None
+    return path.parent.name if path.parent.parent == Path(PUBLISHED) else None
 
 
 def checkpoint_folder(checkpoint: str, publish: Mapping[str, Any], root: Path | str = ".") -> Path:
