@@ -235,7 +235,9 @@ def _check_names(params: Params, path: str) -> None:
     names |= {f"publish.{name}.checkpoint": publication.checkpoint for name, publication in params.publish.items()}
     for key, name in names.items():
         if not NAME.fullmatch(name):
-            raise ParamsError(f"{path}: {key}: a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9, got {name!r}")
+            raise ParamsError(
+                f"{path}: {key}: a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9, got {name!r}"
+            )
     made = [*params.methods.values(), *params.continued_sft.models]
     csr = [f"csr-{number}" for number in range(1, MAX_CSR_ITERATIONS + 1)]
     for model in made:
