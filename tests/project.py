@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,37 @@ def run_stage(
     if check and done.returncode:
         raise AssertionError(f"{' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def run(folder: Path, *command: str) -> str:
+    """A command's output; its exit code must be 0."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "ACCELERATE_", "GIT_"))}
+    kept |= {"HOME": str(folder.parent)}  # the remote lies there
+    kept |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    for who in ("AUTHOR", "COMMITTER"):
+        kept |= {f"GIT_{who}_NAME": "test", f"GIT_{who}_EMAIL": "test@example.org"}
+    done = subprocess.run(
+        command, cwd=folder, env=kept, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)} exited {done.returncode}:\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+def stages_run(output: str) -> set[str]:
+    """The stages that a command of DVC ran, without what foreach adds to their folder."""
+    return set(re.findall(r"Running stage '(?:[^':]*:)?([^':]+)'", output))
+
+
+def copy_repository(folder: Path) -> None:
+    """A git repository of its own with this working tree, nothing run in it and nothing committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.endswith("dvc.lock") and not name.startswith("reports/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet", "--initial-branch=main")
 
 
 def _png(rng: np.random.Generator) -> bytes:
