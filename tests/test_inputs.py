@@ -92,7 +92,8 @@ def test_a_hub_preset_runs_on_a_local_checkpoint(repository, published):
     assert not [name for name in planned if name.startswith("publish")]
     said = run(repository, "dvc", "exp", "run", "--temp", "--name", "local", "evaluate_base", "prepare_scorer")
     assert stages_run(said) == {*PREPARED, "evaluate_base"}
-    assert '"chair/novel_art/chair_s"' in run(repository, "git", "show", "local:reports/metrics/base.json")
+    (ref,) = run(repository, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/local").split()
+    assert '"chair/novel_art/chair_s"' in run(repository, "git", "show", f"{ref}:reports/metrics/base.json")
     assert not (repository / "models").exists()
 
 
