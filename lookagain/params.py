@@ -181,7 +181,14 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
 
 
 def _check_relations(params: Params, path: str) -> None:
-    """Checks that need two keys."""
+    """Checks that need two keys, and of names that a command or a path will hold."""
+    names = {f"publish.{name}": name for name in params.publish}
+    names |= {f"publish.{name}.checkpoint": publication.checkpoint for name, publication in params.publish.items()}
+    for key, name in names.items():
+        if not NAME.fullmatch(name):
+            raise ParamsError(
+                f"{path}: {key}: a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9, got {name!r}"
+            )
     for key, value in flatten(params).items():
         name = value.split("/")[2] if isinstance(value, str) and value.startswith(f"{PUBLISHED}/") else None
         if name is not None and name not in params.publish:
@@ -231,13 +238,6 @@ def _check_relations(params: Params, path: str) -> None:
 
 def _check_names(params: Params, path: str) -> None:
     """Checks of names that say what another key, or a file, is called."""
-    names = {f"publish.{name}": name for name in params.publish}
-    names |= {f"publish.{name}.checkpoint": publication.checkpoint for name, publication in params.publish.items()}
-    for key, name in names.items():
-        if not NAME.fullmatch(name):
-            raise ParamsError(
-                f"{path}: {key}: a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9, got {name!r}"
-            )
     made = [*params.methods.values(), *params.continued_sft.models]
     csr = [f"csr-{number}" for number in range(1, MAX_CSR_ITERATIONS + 1)]
     for model in made:

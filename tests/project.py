@@ -24,8 +24,9 @@ def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes
     """`changes` are params by dotted keys with `__` for the dot, e.g. csr__images=4."""
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", folder / "configs")
-    shutil.copytree(policy_folder, folder / "models/base")
-    write_reward(folder / "models/reward")
+    (folder / "models/base").mkdir(parents=True)
+    shutil.copy(policy_folder / "lineage.json", folder / "models/base")
+    write_scorer(folder / "models/scorer")
     few = {"sample__images": images, "csr__images": 4, "stic__describe__items": 6, "evaluate__benchmarks": ["mme"]}
     write_params(folder, **{**few, **changes})
     rng = np.random.default_rng(0)
@@ -80,8 +81,8 @@ def write_params(folder: Path, **changes) -> None:
         yaml.dump(params, file)
 
 
-def write_reward(folder: Path) -> None:
-    """A random open_clip model with open_clip's own tokenizer."""
+def write_scorer(folder: Path) -> None:
+    """A folder in open_clip's format with random weights and open_clip's own tokenizer, and with its own scorer.json."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -96,7 +97,7 @@ def write_reward(folder: Path) -> None:
     folder.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": [16, 16]}}))
-    (folder / "reward.json").write_text(json.dumps({"model": "local-dir:models/reward", "pretrained": None}))
+    (folder / "scorer.json").write_text(json.dumps({"model": str(folder), "pretrained": None}))
 
 
 def run_stage(
