@@ -27,7 +27,7 @@ from lookagain.report.showcase import gallery, pairs
 from lookagain.report.tables import BASE, Metrics, Table, control_key, figure, label, mark
 
 LEVEL = 0.05  # of the summary's tests
-FACTS = ("data.source", "policy.source", "lambda", "csr.iterations", "evaluate.split", "seed")
+FACTS = ("lambda", "csr.iterations", "evaluate.split", "seed")
 SUMMARY = (("CHAIR_S ↓", "chair_sampled/chair_s"), ("recall ↑", "chair_sampled/recall"))
 SUMMARY_NOTE = (
     "CHAIR_S and recall in %, of descriptions sampled at T = 1; under each figure, how it stands to the base's descriptions cut to "
@@ -67,6 +67,7 @@ class Content:
     diagnostics: Mapping[str, Metrics | None] = field(default_factory=dict)  # by method: `diagnostics.diagnose`
     papers: Sequence[Filled] = ()  # all of the papers' tables, filled with what this run measured
     missing: Sequence[str] = ()  # what was skipped or not measured, a sentence each
+    credits: str | None = None  # whose graphics the images show, as the card of the base says
 
 
 def read_lineages(folder: Path | str, models: Sequence[str]) -> dict[str, dict]:
@@ -116,8 +117,9 @@ def render(content: Content) -> str:
 
 
 def _summary(content: Content) -> str:
-    params = content.params
-    facts = " · ".join(f"{text(name)} <b>{text(params[name])}</b>" for name in FACTS if name in params)
+    params, base = content.params, content.lineages.get(BASE, {})
+    known = {"base": base.get("model_name") or base.get("base")} | {name: params[name] for name in FACTS if name in params}
+    facts = " · ".join(f"{text(name)} <b>{text(value)}</b>" for name, value in known.items() if value is not None)
     groups = [[row(label(model), summary(known), "main")] for model, known in content.metrics.items() if known is not None]
     heads = ["", *(title for title, _ in SUMMARY), "POPE adversarial ↑"]
     return f'<p class="facts">{facts}</p>{table(heads, groups)}<p class="note">{SUMMARY_NOTE}</p>'
@@ -193,7 +195,7 @@ def _paper(filled: Filled, drawn: Path) -> str:
     for line in paper_render.lines(filled):
         if line.label:
             groups.append([])
-        kind = "main" if line.kind in ("ours", "world") else "control" if line.kind in paper_render.QUIET else ""
+        kind = "main" if line.kind == (filled.publisher or "ours") else "control" if line.kind in paper_render.QUIET else ""
         cells = [cell(one, "missing" if one.startswith("n/a") else "") for one in line.texts]
         groups[-1].append(row(line.label, [cell(line.kind, "kind"), *cells], kind))
     heads = ["", "", *(paper_render.head(filled, column) for column in filled.columns)]
@@ -229,7 +231,7 @@ def _provenance(content: Content) -> str:
         f"<p>Git revision <code>{text(content.revision)}</code></p>"
         + table(["model", "fingerprint", "made from", "lineage"], models, "plain")
         + details("All params", table(["param", "value"], params, "plain"))
-        + '<p class="note">Graphics of the small world: Twemoji, © Twitter, Inc and other contributors, CC-BY 4.0.</p>'
+        + (f'<p class="note">{text(content.credits)}</p>' if content.credits else "")
     )
 
 
