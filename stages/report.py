@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from lookagain import runtime, tracking
-from lookagain.cards import checkpoint_folder, read_card
 from lookagain.papers.experiments import CACHE, workspace
 from lookagain.papers.figures import write_all
 from lookagain.params import flatten, load_params, read_raw
@@ -66,7 +65,6 @@ def main() -> None:
             diagnostics=tables.read_all("reports/metrics/pairs", list(params.methods))
             | tables.read_all("reports/metrics/pairs_csr", chain),
             papers=papers.result(),
-            credits=read_card(checkpoint_folder(params.policy.checkpoint, params.publish)).get("credits"),
             missing=[*page.missing_figures(metrics), *absent, *skipped_images("data/sample/skipped.json")],
         )
         with atomic_write("reports/index.html") as file:

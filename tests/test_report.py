@@ -60,8 +60,9 @@ def build_workspace(root, models=tuple(MODELS), count=60):
         base = base or answers
         folder = root / "models" / model
         folder.mkdir(parents=True)
+        facts = {"base": "b", "model_name": "world-0", "publisher": "small world", "credits": "Drawings by someone."}
         (folder / "lineage.json").write_text(
-            json.dumps({"base": "b", "model_name": "world-0", "fingerprint": model.ljust(64, "0")})
+            json.dumps(facts | {"fingerprint": model.ljust(64, "0")})
         )
         if model not in ("base", "stic-dar"):
             (folder / "training_log.json").write_text(json.dumps(_log(model, rng)))
@@ -506,9 +507,6 @@ def test_the_stage_writes_all_and_says_what_is_absent(workspace, monkeypatch, ca
     yaml = YAML()
     settings = yaml.load(repository / "params.yaml")
     settings["csr"]["iterations"], settings["evaluate"]["split"] = 3, "test"
-    settings["policy"]["checkpoint"] = "given"
-    (workspace / "given").mkdir()
-    (workspace / "given/README.md").write_text("---\npublisher: a small world\ncredits: Drawings by someone.\n---\n")
     yaml.dump(settings, workspace / "params.yaml")
     (workspace / "data/sample/skipped.json").write_text('[{"image_id": "x7", "reason": "truncated"}]')
     monkeypatch.chdir(workspace)

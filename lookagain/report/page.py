@@ -67,7 +67,6 @@ class Content:
     diagnostics: Mapping[str, Metrics | None] = field(default_factory=dict)  # by method: `diagnostics.diagnose`
     papers: Sequence[Filled] = ()  # all of the papers' tables, filled with what this run measured
     missing: Sequence[str] = ()  # what was skipped or not measured, a sentence each
-    credits: str | None = None  # whose graphics the images show, as the card of the base says
 
 
 def read_lineages(folder: Path | str, models: Sequence[str]) -> dict[str, dict]:
@@ -226,12 +225,13 @@ def _not_run(filled: Filled) -> str:
 
 def _provenance(content: Content) -> str:
     models = [[row(label(model), _lineage(lineage))] for model, lineage in content.lineages.items()]
+    credits = content.lineages.get(BASE, {}).get("credits")  # of the images, as the base's publisher states them
     params = [[row(name, [cell(json.dumps(value, ensure_ascii=False))])] for name, value in content.params.items()]
     return (
         f"<p>Git revision <code>{text(content.revision)}</code></p>"
         + table(["model", "fingerprint", "made from", "lineage"], models, "plain")
         + details("All params", table(["param", "value"], params, "plain"))
-        + (f'<p class="note">{text(content.credits)}</p>' if content.credits else "")
+        + (f'<p class="note">{text(credits)}</p>' if credits else "")
     )
 
 
