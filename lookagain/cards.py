@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lookagain.params import PUBLISHED
 
 CHECKPOINTS = Path("checkpoints")
@@ -16,21 +14,21 @@ CHECKPOINTS = Path("checkpoints")
 
 def read_card(folder: Path | str) -> dict[str, Any]:
     """The front matter of a folder's README.md; empty where there is none."""
+    from huggingface_hub import metadata_load
+
     path = Path(folder) / "README.md"
-    head, *rest = (path.read_text(encoding="utf-8") if path.is_file() else "").split("\n---", 1)
-    return (yaml.safe_load(head.removeprefix("---")) or {}) if rest and head.startswith("---\n") else {}
+    return (metadata_load(path) if path.is_file() else None) or {}
 
 
-def publication_of(checkpoint: str) -> str | None:
+def publication_of(checkpoint: str, publish: Mapping[str, Any]) -> str | None:
     """The section of `publish` that a policy's checkpoint is taken from; None for one from elsewhere."""
-    path = Path(checkpoint)
-    return path.parent.name if path.parent.parent == Path(PUBLISHED) else None
+    return next((name for name in publish if Path(checkpoint).parent == Path(PUBLISHED) / name), None)
 
 
 def checkpoint_folder(checkpoint: str, publish: Mapping[str, Any], root: Path | str = ".") -> Path:
     """The folder of a checkpoint; that of a published one is the folder in checkpoints/, which is there before any run."""
-    name = publication_of(checkpoint)
-    if name not in publish:
+    name = publication_of(checkpoint, publish)
+    if name is None:
         return Path(root) / checkpoint
     given = publish[name]
     chosen = given["checkpoint"] if isinstance(given, Mapping) else given.checkpoint

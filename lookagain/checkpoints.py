@@ -67,7 +67,7 @@ def pin_policy(name: str, revision: str) -> dict[str, Any]:
         check_files(name, [sibling.rfilename for sibling in info.siblings or ()], POLICY_FILES)
         card = info.card_data.to_dict() if info.card_data else {}
         pinned = {"base": name, "revision": info.sha, "fingerprint": info.sha}
-    return pinned | {key: card.get(key) for key in ("publisher", "model_name")}
+    return pinned | {key: card.get(key) for key in ("publisher", "model_name", "credits")}
 
 
 def pin_scorer(name: str, pretrained: str | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Run:    python -m lookagain.launch prepare_policy
 Reads:  the folder that policy.checkpoint names, or the hub
-Writes: models/base/lineage.json: {"base", "revision", "fingerprint", "publisher", "model_name"}; weights stay where they are
+Writes: models/base/lineage.json, with facts of its card (publisher, model_name, credits); weights stay where they are
 """
 
 import json

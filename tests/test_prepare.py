@@ -176,7 +176,7 @@ def test_a_folder_is_pinned_by_all_that_decides_its_answers_and_not_by_its_card(
     pinned = pin_policy("raw/policy", "main")
     assert pinned == {
         "base": "raw/policy", "revision": None, "fingerprint": fingerprint("raw/policy"), "publisher": "nobody",
-        "model_name": "random",
+        "model_name": "random", "credits": None,
     }  # fmt: skip
     check_checkpoint("raw/policy")
     card = Path("raw/policy/README.md")

@@ -37,7 +37,7 @@ class Gap:
 
 
 def difference(in_runs: Sequence[float], errors: Sequence[float | None], bases: Sequence[str]) -> Gap:
-    """The mean over bases of the differences in runs, each with its standard error over images and the base that it started from."""
+    """The mean over bases of the differences in runs, each with its standard error over images and its base."""
     groups = [[value for value, base in zip(in_runs, bases, strict=True) if base == one] for one in dict.fromkeys(bases)]
     value = fmean(map(fmean, groups))
     weights = [1 / (len(groups) * bases.count(base)) for base in bases]

@@ -108,7 +108,7 @@ class RowReader:
         return f"evaluate.benchmarks does not name {benchmark}"
 
     def _mean(self, parts: Sequence[Part]) -> Metric:
-        """The mean of parts; of a small base, of those that its publisher has and that are asked (`_check_asked`: there are some)."""
+        """The mean of parts; of a small base, of those that its publisher has and that are asked."""
         if self._publisher:
             had = [part for part in parts if not any(self._unasked(key) or self._lacks(key) for key in part_keys(part))]
             parts = had or parts  # none: the first says why

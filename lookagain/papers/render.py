@@ -26,8 +26,8 @@ LABEL_WIDTH = 26  # characters of a row's label in the terminal
 QUIET = ("paper", "95%")  # kinds of lines that are printed dim
 FORMATS = {"markdown": "md", "csv": "csv", "latex": "tex"}  # and the ending of their files
 SMALL_NOTE = (
-    "Lines `{publisher}` are figures of a small base on its publisher's own benchmarks of the same kind, not on the published ones; "
-    "`gain` is what a row has over the first row of its policy: ours (the paper's)."
+    "Lines `{publisher}` are figures of a small base on its publisher's own benchmarks of the same kind, not on the "
+    "published ones; `gain` is what a row has over the first row of its policy: ours (the paper's)."
 )
 SCALE_NOTE = (
     "`difference` is ours less the paper's; `±` is one standard error, bootstrapped over images, and `95%` its interval."

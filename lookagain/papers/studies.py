@@ -1,6 +1,6 @@
 """Studies: a fixed list of experiments over several published bases, and the published effects that they are to test.
 
-studies/<name>.yaml holds checkpoints by split, seeds, runs (each a set of dotted overrides of params.yaml), rows (a model of a run),
+studies/<name>.yaml holds checkpoints by split, seeds, runs (sets of dotted overrides of params.yaml), rows (a model of a run),
 figures and effects. The last split decides; on the others settings are tuned, for which one base may do. It unfolds into one table
 with a row for each row, checkpoint, seed and split, so that what is measured is found, and what is missing is run, as for the
 papers' tables. A checkpoint is a base with its scorer, a seed draws samples, pairs, order and decoding.
@@ -165,8 +165,8 @@ def unfold(study: Study, raw: Mapping[str, Any]) -> PaperTable:
 
     Raises TableError if the base that these params name is not one that `publish` picks.
     """
-    picked = publication_of(raw["policy"]["checkpoint"])
-    if picked not in raw["publish"]:
+    picked = publication_of(raw["policy"]["checkpoint"], raw["publish"])
+    if picked is None:
         raise TableError(
             f"study {study.name} varies the checkpoint that publish names, and policy.checkpoint = {raw['policy']['checkpoint']} "
             "is none of publish: `lookagain use tiny`"

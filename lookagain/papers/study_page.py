@@ -11,12 +11,12 @@ from lookagain.papers.tables import Column
 ARROWS = {"up": " ↑", "down": " ↓", None: ""}
 SPLITS = {"test": "test images", "validation": "validation images, on which settings are tuned"}
 NONE = "–"
-READING = """A run is one of a base, published with its scorer, and a seed, which draws samples, pairs, order and decoding; the images
-are the same for all. Intervals are 95%:
+READING = """A run is one of a base, published with its scorer, and a seed, which draws samples, pairs, order and decoding; the
+images are the same for all. Intervals are 95%:
 
 - **over runs**, Student's t: {runs};
-- **over images**, from the bootstrap errors of each run: what these very models would give on other images. It is paired against the
-  base, and the base cut; between two other models it is rather too wide.
+- **over images**, from the bootstrap errors of each run: what these very models would give on other images. It is paired against
+  the base, and the base cut; between two other models it is rather too wide.
 
 An effect *shows* in a figure if the interval over runs lies on its side of 0. It *shows in these runs* if only the interval over
 images does, and every run has the same sign: more runs may decide it. Nothing is corrected for the number of comparisons. Of
@@ -117,8 +117,8 @@ def _block(figures: Figures, block: Block, split: str) -> str:
 
 def _legend(other: str) -> str:
     return (
-        f"Means over runs, and in brackets each run's; below each first row, differences from {other} with the 95% interval over runs. "
-        "\\* it excludes 0; ° only that over images does, with one sign in all runs."
+        f"Means over runs, and in brackets each run's; below each first row, differences from {other} with the 95% interval over "
+        "runs. \\* it excludes 0; ° only that over images does, with one sign in all runs."
     )
 
 
