@@ -190,12 +190,13 @@ def _check_relations(params: Params, path: str) -> None:
                 f"{path}: {key}: a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9, got {name!r}"
             )
     for key, value in flatten(params).items():
-        name = value.split("/")[2] if isinstance(value, str) and value.startswith(f"{PUBLISHED}/") else None
-        if name is not None and name not in params.publish:
-            raise ParamsError(f"{path}: {key} = {value}, and publish names no {name}")
-        if name is not None and key == "data.pool.images" and params.sample.images > params.publish[name].pool:
-            limit = f"publish.{name}.pool = {params.publish[name].pool}"
-            raise ParamsError(f"{path}: sample.images = {params.sample.images} exceeds {limit}")
+        if isinstance(value, str) and value.startswith(f"{PUBLISHED}/"):
+            publication = value.split("/")[2]
+            if publication not in params.publish:
+                raise ParamsError(f"{path}: {key} = {value}, and publish names no {publication}")
+            most = params.publish[publication].pool
+            if key == "data.pool.images" and params.sample.images > most:
+                raise ParamsError(f"{path}: sample.images = {params.sample.images} exceeds publish.{publication}.pool = {most}")
     if params.scorer.pretrained is not None and "/" in params.scorer.model:
         raise ParamsError(
             f"{path}: scorer.pretrained = {params.scorer.pretrained} goes with a name of open_clip's, and scorer.model = "

@@ -61,9 +61,7 @@ def build_workspace(root, models=tuple(MODELS), count=60):
         folder = root / "models" / model
         folder.mkdir(parents=True)
         facts = {"base": "b", "model_name": "world-0", "publisher": "small world", "credits": "Drawings by someone."}
-        (folder / "lineage.json").write_text(
-            json.dumps(facts | {"fingerprint": model.ljust(64, "0")})
-        )
+        (folder / "lineage.json").write_text(json.dumps(facts | {"fingerprint": model.ljust(64, "0")}))
         if model not in ("base", "stic-dar"):
             (folder / "training_log.json").write_text(json.dumps(_log(model, rng)))
     (root / "models/stic-stage1/reference_logps.json").write_text('{"stic-0": [-1.0, -3.0], "stic-1": [-2.0, -3.5]}')
