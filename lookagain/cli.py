@@ -204,6 +204,7 @@ def grid(
 
 def _filled(*names: str) -> list[Filled]:
     """Tables with what the workspace and DVC's experiments measured under params.yaml and the rows' overrides."""
+    from lookagain.cards import publisher_of
     from lookagain.papers import studies
     from lookagain.papers.cells import fill
     from lookagain.papers.experiments import experiments
@@ -211,7 +212,8 @@ def _filled(*names: str) -> list[Filled]:
     from lookagain.params import read_raw
 
     raw, found, known = read_raw(), experiments(), studies.names()
-    return [fill(studies.unfold(studies.read(name), raw) if name in known else read(name), raw, found) for name in names]
+    tables = [studies.unfold(studies.read(name), raw) if name in known else read(name) for name in names]
+    return [fill(table, raw, found, publisher_of(raw)) for table in tables]
 
 
 @app.command()
