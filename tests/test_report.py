@@ -409,7 +409,6 @@ def content_of(workspace, metrics, folder):
         table=tables.build(metrics),
         figures=folder,
         params={"lambda": 0.9, "seed": 0, "note": "<i>"},
-        revision="abc123",
         lineages=page.read_lineages(workspace / "models", list(metrics)),
         gallery=examples.read_gallery(workspace / "data/benchmarks/test", workspace / "data/answers", shown, 0, 10**6),
         pairs=examples.read_pairs(workspace / "data/pairs", ["stic", "csr-1"], 0, 10**6),
