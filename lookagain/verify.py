@@ -30,7 +30,7 @@ from lookagain.runtime import read_accelerate_config
 RESULTS = Path("docs/results.md")
 TABLES = Path("reports/tables")
 LISTED = 6  # changed params or files that a line names
-CPU_KEYS = ("model name", "cpu family", "model")  # of /proc/cpuinfo
+CPU_KEYS = ("model name", "cpu family", "model")  # of /proc/cpuinfo: virtual machines share names
 
 
 def verify(commit: str = "") -> tuple[bool, list[str]]:
@@ -38,6 +38,8 @@ def verify(commit: str = "") -> tuple[bool, list[str]]:
 
     Returns whether all are equal, and what to tell. Raises UserError if there is no such run.
     """
+    if not Path("dvc.yaml").is_file():
+        raise UserError(f"no dvc.yaml in {Path.cwd()}: run from the repository's root")
     recorded = read_head()
     if not commit and "commit" not in recorded:
         raise UserError(f"{RESULTS} names no commit: no run is committed yet (`make docs` writes it), or --commit names one")
@@ -79,19 +81,19 @@ def write_results() -> None:
 
 
 def read_head() -> dict[str, Any]:
-    """The keys at the head of docs/results.md: commit, preset, processes, hardware; none if no run is committed."""
+    """The keys at the head of docs/results.md: commit, preset, and what `hardware` says; none if no run is committed."""
     parts = RESULTS.read_text(encoding="utf-8").split("---\n", 2) if RESULTS.is_file() else []
     return yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else {}
 
 
 def hardware() -> dict[str, str | int]:
-    """What a run's bytes depend on beside code and params: the number of processes, and the kind of CPU."""
+    """What a run's bytes depend on beside code and params: the number of processes, the cores they share, the kind of CPU."""
     name = os.environ.get("ACCELERATE_CONFIG") or default_config()
     processes = read_accelerate_config(name).get("num_processes", 1) if name else 1
     cpuinfo = Path("/proc/cpuinfo")
     known = dict(re.findall(r"^(.*?)\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.is_file() else {}
-    named = [known[key] if key == "model name" else f"{key} {known[key]}" for key in CPU_KEYS if key in known]
-    return {"processes": processes, "hardware": ", ".join([*(named or [platform.machine()]), f"{cores()} cores"])}
+    kind = ", ".join(known[key] for key in CPU_KEYS if key in known) or platform.machine()
+    return {"processes": processes, "cores": cores(), "cpu": kind}
 
 
 def in_pipeline_order(outputs: Mapping[str, Entry]) -> list[str]:

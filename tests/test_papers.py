@@ -420,13 +420,27 @@ def test_the_page_shows_the_tables(repository, tmp_path):
     from lookagain.report.tables import Table
 
     filled = fill("csr-9", world_params(), repository)
-    content = page.Content({"base": {}}, Table([], []), tmp_path, {}, "abc123", {}, papers=[filled])
+    content = page.Content({"base": {}}, Table([], []), tmp_path, {}, {}, papers=[filled])
     text = page.render(content)
     assert "<summary>CSR, Table 9: The weight λ of the image relevance in the reward</summary>" in text
     assert '<th scope="row">λ = 0.9 [b]</th><td class="kind">paper</td><td>1524.2</td>' in text
     assert "<code>lookagain grid csr-9</code>" in text  # of the rows that are not measured
     assert "n/a [1]: evaluate.benchmarks does not name mme" in text
     assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text
+
+
+def test_the_report_of_a_workspace_is_the_same_at_every_commit(repository):
+    def in_report():
+        return cells.fill(table("csr-9"), world_params(), [experiments.workspace(repository, revision="")])
+
+    before = in_report()
+    git(repository, "commit", "--quiet", "--allow-empty", "--message=later")
+    assert [render.render(in_report(), form) for form in render.FORMATS] == [
+        render.render(before, form) for form in render.FORMATS
+    ]
+    (made,) = {str(row.provenance) for row in before.rows if row.provenance}
+    assert "git" not in made
+    assert "git" in str(next(row.provenance for row in fill("csr-9", world_params(), repository).rows if row.provenance))
 
 
 # Figures of files, and folders to which several stages write.

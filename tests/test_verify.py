@@ -134,7 +134,8 @@ def flip(path: Path) -> None:
 def test_the_results_name_commit_preset_processes_and_cpu(committed, repository):
     head = verify.read_head()
     assert head == {"commit": committed[1], "preset": "tiny", **verify.hardware()}
-    assert "cores" in head["hardware"]
+    assert head["cpu"]
+    assert head["cores"] > 0
     assert Path("docs/results.md").read_text().endswith("---\n# Results\n")
 
 
@@ -191,10 +192,12 @@ def test_other_processes_and_another_cpu_are_said(repository, monkeypatch, capsy
     monkeypatch.setattr(verify, "read_accelerate_config", lambda _: {"num_processes": 3})
     monkeypatch.setenv("ACCELERATE_CONFIG", "configs/accelerate/three.yaml")
     monkeypatch.setattr(verify, "cores", lambda: 999)
+    (repository / "docs/results.md").write_text(Path("docs/results.md").read_text().replace("cpu: ", "cpu: Other "))
     code, out, _ = lookagain(monkeypatch, capsys, "verify")
     assert code == 0
-    assert "processes: 3 here, " in out
-    assert "999 cores here, " in out
+    assert "\nprocesses: 3 here, " in out
+    assert "\ncores: 999 here, " in out
+    assert " here, Other " in out
 
 
 def test_another_commit_can_be_named(repository, monkeypatch, capsys):
@@ -220,6 +223,11 @@ def test_without_a_committed_run_there_is_one_line(repository, monkeypatch, caps
     assert "no run is committed yet" in failed(monkeypatch, capsys, "verify")
     (repository / "docs/results.md").unlink()
     assert "no run is committed yet" in failed(monkeypatch, capsys, "verify")
+
+
+def test_outside_the_root_there_is_one_line(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository / "docs")
+    assert "run from the repository's root" in failed(monkeypatch, capsys, "verify")
 
 
 def test_without_git_there_is_one_line(repository, monkeypatch, capsys):
