@@ -83,7 +83,11 @@ def write_results() -> None:
 def read_head() -> dict[str, Any]:
     """The keys at the head of docs/results.md: commit, preset, and what `hardware` says; none if no run is committed."""
     parts = RESULTS.read_text(encoding="utf-8").split("---\n", 2) if RESULTS.is_file() else []
-    return yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else {}
+    try:
+        head = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else {}
+    except yaml.YAMLError as error:
+        raise UserError(f"the head of {RESULTS} is not valid YAML: `make docs` writes it") from error
+    return head if isinstance(head, dict) else {}
 
 
 def hardware() -> dict[str, str | int]:

@@ -221,6 +221,8 @@ def test_without_a_committed_run_there_is_one_line(repository, monkeypatch, caps
     assert "no commit nowhere here" in failed(monkeypatch, capsys, "verify", "--commit", "nowhere")
     (repository / "docs/results.md").write_text("# Results\n")
     assert "no run is committed yet" in failed(monkeypatch, capsys, "verify")
+    (repository / "docs/results.md").write_text("---\ncommit: [\n---\n")
+    assert "not valid YAML" in failed(monkeypatch, capsys, "verify")
     (repository / "docs/results.md").unlink()
     assert "no run is committed yet" in failed(monkeypatch, capsys, "verify")
 
