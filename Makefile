@@ -29,10 +29,14 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# A clone without outputs pulls if the remote has all that the committed locks name, for DVC would warn of each that it lacks.
 repro: $(READY)
 	@$(BIN)/lookagain params
-	@$(BIN)/python -m lookagain.warm $(BIN)/dvc repro --pull
+	@pull=--pull; \
+	if ! test -e models && $(BIN)/dvc data status --not-in-remote --json 2>/dev/null | grep -q not_in_remote; then pull=; fi; \
+	$(BIN)/python -m lookagain.warm $(BIN)/dvc repro $$pull
 	@$(BIN)/lookagain results
+	@$(BIN)/lookagain verify || true
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -66,9 +70,9 @@ push: $(READY)
 	@if git remote get-url origin >/dev/null 2>&1; then $(BIN)/dvc exp push origin --all-commits; \
 	else echo "no git remote 'origin': experiments stay here, outputs are in the DVC remote"; fi
 
-# The README's pictures and docs/results.md, from the last run.
+# The README's pictures and docs/results.md, from the last run, whose locks, metrics and tables are committed.
 docs: $(READY)
-	cp reports/tables/results.md docs/results.md
+	$(BIN)/lookagain docs
 	cp reports/figures/images.png docs/world.png
 	cp reports/figures/tradeoff.png docs/tradeoff.png
 

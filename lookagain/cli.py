@@ -308,6 +308,27 @@ def export(
 
 
 @app.command()
+def verify(
+    commit: Annotated[str, typer.Option(help="a commit that holds a run's locks; without it, that of docs/results.md")] = "",
+) -> None:
+    """Tell whether the outputs here are, byte for byte, those of the committed run; exit code 1 if they are not."""
+    from lookagain import verify as verifying
+
+    equal, told = verifying.verify(commit)
+    print("\n".join(told))
+    raise typer.Exit(not equal)
+
+
+@app.command()
+def docs() -> None:
+    """Write docs/results.md from the last run, once it is committed; to be run where it ran, with its ACCELERATE_CONFIG."""
+    from lookagain import verify as verifying
+
+    verifying.write_results()
+    print(f"{verifying.RESULTS}: written")
+
+
+@app.command()
 def sync() -> None:
     """Bring MLflow up to date: stages not sent yet, and experiments that DVC restored from its cache."""
     from lookagain import tracking

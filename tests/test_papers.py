@@ -422,13 +422,24 @@ def test_the_page_shows_the_tables(repository, tmp_path):
     from lookagain.report.tables import Table
 
     filled = fill("csr-9", world_params(), repository)
-    content = page.Content({"base": {}}, Table([], []), tmp_path, {}, "abc123", {}, papers=[filled])
+    content = page.Content({"base": {}}, Table([], []), tmp_path, {}, {}, papers=[filled])
     text = page.render(content)
     assert "<summary>CSR, Table 9: The weight λ of the image relevance in the reward</summary>" in text
     assert '<th scope="row">λ = 0.9 [b]</th><td class="kind">paper</td><td>1524.2</td>' in text
     assert "<code>lookagain grid csr-9</code>" in text  # of the rows that are not measured
     assert "n/a [1]: evaluate.benchmarks does not name mme" in text
     assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text
+
+
+def test_the_report_of_a_workspace_is_the_same_at_every_commit(repository, monkeypatch):
+    assert "git" in str(next(row.provenance for row in fill("csr-9", world_params(), repository).rows if row.provenance))
+    monkeypatch.setattr(experiments, "experiments", lambda folder: [experiments.workspace(folder, revision="")])
+    before = fill("csr-9", world_params(), repository)
+    git(repository, "commit", "--quiet", "--allow-empty", "--message=later")
+    after = fill("csr-9", world_params(), repository)
+    assert [render.render(after, form) for form in render.FORMATS] == [render.render(before, form) for form in render.FORMATS]
+    (made,) = {str(row.provenance) for row in before.rows if row.provenance}
+    assert "git" not in made
 
 
 # Figures of files, and folders to which several stages write.

@@ -25,6 +25,14 @@ def repository(tmp_path_factory):
     return folder, run(folder, "dvc", "repro")
 
 
+def test_no_output_names_the_commit(repository):
+    folder, _ = repository
+    commit = run(folder, "git", "rev-parse", "--short=7", "HEAD").strip()
+    made = [path for path in (folder / "reports").rglob("*") if path.suffix in (".html", ".md", ".csv", ".json", ".tex")]
+    assert len(made) > 10
+    assert not [path for path in made if commit in path.read_text()]
+
+
 def models(folder: Path) -> list[str]:
     params = load_params(folder / "params.yaml")
     return ["base", *params.evaluate.models, *(f"csr-{t}" for t in range(1, params.csr.iterations + 1))]

@@ -409,7 +409,6 @@ def content_of(workspace, metrics, folder):
         table=tables.build(metrics),
         figures=folder,
         params={"lambda": 0.9, "seed": 0, "note": "<i>"},
-        revision="abc123",
         lineages=page.read_lineages(workspace / "models", list(metrics)),
         gallery=examples.read_gallery(workspace / "data/benchmarks/test", workspace / "data/answers", shown, 0, 10**6),
         pairs=examples.read_pairs(workspace / "data/pairs", ["stic", "csr-1"], 0, 10**6),
@@ -430,7 +429,6 @@ def test_the_page_is_whole_and_needs_no_network(workspace, metrics, tmp_path):
     assert "&lt;script&gt;alert(1)" in text
     assert outline.tags.count("svg") == len(figures.FIGURES)
     assert text.count('<mark class="absent" title') > 0
-    assert "abc123" in text
     assert '<td>60</td><td title="not counted here">–</td>' in text
     assert '<td>-1.2 ± 0.5</td><td title="no truth">–</td>' in text
 

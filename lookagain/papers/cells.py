@@ -57,7 +57,7 @@ class Provenance:
 
     experiment: str
     model: str
-    revision: str  # of git: the experiment's commit; of the workspace, the commit that is checked out
+    revision: str  # of git: the experiment's commit; of the workspace, that checked out; none in a report
     baseline: str  # of git: the commit that the experiment started from
     params_hash: str  # of all params that decide the model's figures
     overrides: dict[str, Any]
@@ -69,8 +69,9 @@ class Provenance:
         named = ", ".join([*self.changed[:3], *(["..."] if self.changed[3:] else [])])
         changed = f"; code changed since: {named}" if named else ""
         now = " now" if self.experiment == WORKSPACE else ""  # dvc.lock does not say at which commit the workspace was run
+        git = f"git {self.revision[:18]}{now}, " if self.revision else ""
         return (
-            f"{self.experiment}: {self.model}, {chosen}, params {self.params_hash}, git {self.revision[:18]}{now}, "
+            f"{self.experiment}: {self.model}, {chosen}, params {self.params_hash}, {git}"
             f"benchmark data {self.data_hash[:12] or 'of no record'}{changed}"
         )
 

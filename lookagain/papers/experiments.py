@@ -179,11 +179,15 @@ def experiments(root: Path | str = ".") -> list[Experiment]:
     return found
 
 
-def workspace(root: Path | str = ".", cache: Path | None = None) -> Experiment:
-    """The results that lie in the working tree; `cache` is DVC's, where it is not under `root` (a stage in a temporary copy)."""
+def workspace(root: Path | str = ".", cache: Path | None = None, revision: str | None = None) -> Experiment:
+    """The results that lie in the working tree; `cache` is DVC's, where it is not under `root` (a stage in a temporary copy).
+
+    `revision` is what they are said to be of; without it, the commit that is checked out.
+    """
     root = Path(root)
     locks = [(root / lock).read_bytes() if (root / lock).is_file() else None for lock in LOCKS]
-    revision = _git(root, "describe", "--always", "--dirty", "--abbrev=12").strip() or "no git"
+    if revision is None:
+        revision = _git(root, "describe", "--always", "--dirty", "--abbrev=12").strip() or "no git"
     return Experiment(WORKSPACE, revision, root, locks, cache)
 
 

@@ -60,7 +60,6 @@ class Content:
     table: Table
     figures: Path  # folder of SVGs; those of the papers' figures in its folder `papers`
     params: Mapping[str, Any]  # flat
-    revision: str  # of git
     lineages: Mapping[str, dict]
     gallery: Sequence[Example] = ()
     pairs: Mapping[str, list[PairExample]] = field(default_factory=dict)
@@ -228,8 +227,7 @@ def _provenance(content: Content) -> str:
     credits = content.lineages.get(BASE, {}).get("credits")  # of the images, as the base's publisher states them
     params = [[row(name, [cell(json.dumps(value, ensure_ascii=False))])] for name, value in content.params.items()]
     return (
-        f"<p>Git revision <code>{text(content.revision)}</code></p>"
-        + table(["model", "fingerprint", "made from", "lineage"], models, "plain")
+        table(["model", "fingerprint", "made from", "lineage"], models, "plain")
         + details("All params", table(["param", "value"], params, "plain"))
         + (f'<p class="note">{text(credits)}</p>' if credits else "")
     )
