@@ -140,6 +140,10 @@ def ranks(count: int) -> list[dict[str, str]]:
 def _stage(folder: Path, arguments: tuple[str, ...], rank: dict[str, str], said: str) -> None:
     import torch
 
+    if (folder / "lookagain").is_dir():  # with files of its own
+        sys.path.insert(0, str(folder))
+        for module in [module for module in sys.modules if module.partition(".")[0] == "lookagain"]:
+            del sys.modules[module]
     from lookagain import launch
 
     for number, name in ((1, "out"), (2, "err")):
