@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.bench import Bench
 from benchmarks.timing import Row, near, timed
-from lookagain.generation import Decoding, Request, respond
+from lookagain.generation import Decoding, Request
 from lookagain.prompts import CSR_DESCRIBE
 from lookagain.rewards import ImageTextScorer
 from lookagain.search import CachedGrower, search
@@ -58,16 +58,6 @@ def generate_64(bench: Bench) -> Row:
     )  # fmt: skip
 
 
-def batch_1(bench: Bench) -> Row:
-    """Against our own code at batch 1."""
-    decoding = Decoding(0.0, 1.0, bench.params.evaluate.chair.max_new_tokens)
-    return responses(
-        bench,
-        "responses, batch 64 against our batch 1", 10, "our own code, one prompt at a time", 16,
-        lambda part: [respond(bench.policy, [one], bench.image_of, decoding, 0)[0] for one in part],
-    )  # fmt: skip
-
-
 def questions(
     bench: Bench, path: str, at_least: float, way: str, count: int, peer: Callable[[list[Request], Decoding], list[str]]
 ) -> Row:
@@ -106,58 +96,29 @@ def questions_64(bench: Bench) -> Row:
     )  # fmt: skip
 
 
-def questions_prefill(bench: Bench) -> Row:
-    """Against our own code where no question shares its image."""
-
-    def fresh(part: list[Request], decoding: Decoding) -> list[str]:
-        batches = [part[start : start + 64] for start in range(0, len(part), 64)]
-        return [
-            text
-            for batch in batches
-            for text in respond(bench.policy, batch, lambda one: bench.image_of(one).copy(), decoding, 0)
-        ]
-
-    way = "our own code, batches of 64, an image for each question"
-    return questions(bench, "POPE, 18 questions an image, prefix against prefill", 4, way, 576, fresh)
-
-
-def searched(
-    bench: Bench, path: str, at_least: float, way: str, count: int, scorer: type[ImageTextScorer], grower: type
-) -> Row:
-    """CSR's search with the settings of params, in batches as the stage makes them."""
+def search_csr(bench: Bench) -> Row:
+    """Against CSR's released way, with the settings of params, in batches as the stage makes them."""
     settings, some = bench.params.csr.search, list(bench.images)[:64]
     requests = [Request(one, one, CSR_DESCRIBE[place % len(CSR_DESCRIBE)]) for place, one in enumerate(some)]
     step = max(1, 64 // (settings.keep_top + settings.keep_bottom))
+    theirs, own = peers.OneByOneScorer("models/scorer"), ImageTextScorer("models/scorer")
 
-    theirs, own = scorer("models/reward"), ImageTextScorer("models/reward")
-
-    def by(part: list[Request], reward: ImageTextScorer, grower: type) -> list[Any]:
+    def by(part: list[Request], scorer: ImageTextScorer, grower: type) -> list[Any]:
         found = []
-        reward.forget()
+        scorer.forget()
         for start in range(0, len(part), step):
             batch = part[start : start + step]
             shown = [bench.images[one.image_id] for one in batch]
-            found += search(bench.policy, shown, batch, reward, settings, bench.params.lambda_, bench.params.seed, grower)
+            found += search(bench.policy, shown, batch, scorer, settings, bench.params.lambda_, bench.params.seed, grower)
         return [[node.tokens for node in tree.responses()] for tree in found]
 
+    way = "image and response prefilled again for each node, CLIP one sentence at a time (CSR)"
     return bench.row(
-        path, "images/s", at_least,
-        (way, lambda: timed(lambda: by(requests[:count], theirs, grower))),
+        "sentence search", "images/s", 15,
+        (way, lambda: timed(lambda: by(requests[:2], theirs, peers.FreshGrower))),
         lambda: timed(lambda: by(requests, own, CachedGrower)),
         (None, "none: how many sentences a tree grows depends on what is found"),
     )  # fmt: skip
-
-
-def search_csr(bench: Bench) -> Row:
-    """Against CSR's released way."""
-    way = "image and response prefilled again for each node, CLIP one sentence at a time (CSR)"
-    return searched(bench, "sentence search", 15, way, 2, peers.OneByOneScorer, peers.FreshGrower)
-
-
-def search_prefill(bench: Bench) -> Row:
-    """Against the same batches of CLIP."""
-    way = "the same search with a fresh prefill for each node"
-    return searched(bench, "sentence search, cache against prefill", 4, way, 2, ImageTextScorer, peers.FreshGrower)
 
 
 def clip(bench: Bench) -> Row:
@@ -167,7 +128,7 @@ def clip(bench: Bench) -> Row:
     sentences = [f"In the {place} there is a {one} and a {other}." for one, other in names for place in places]
     shown = list(bench.images.values())[:32]
     texts = [sentences[25 * number : 25 * number + 25] for number in range(len(shown))]
-    one_by_one, scorer = peers.OneByOneScorer("models/reward"), ImageTextScorer("models/reward")
+    one_by_one, scorer = peers.OneByOneScorer("models/scorer"), ImageTextScorer("models/scorer")
 
     def peer() -> list[float]:
         return [

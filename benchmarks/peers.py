@@ -2,7 +2,7 @@
 
 STIC's, SeVa's and CSR's generators answer one prompt at a time; plain batches call `generate` on padded prompts. CSR's released
 search prefills the image and the response so far again for every node, and its reward scores one sentence at a time. trl's
-trainers run as they come: vision data, LoRA, their own collators. transformers' layers take whole rows and a mask.
+trainers run as they come: vision data, LoRA, their own collators.
 """
 
 from __future__ import annotations
@@ -22,26 +22,10 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from benchmarks.timing import Done
 from lookagain.decoder import Decoder
 from lookagain.generation import Request
-from lookagain.packing import who_sees_whom
 from lookagain.policy import Policy
 from lookagain.rewards import ImageTextScorer
 from lookagain.schema import SearchSettings
 from lookagain.search import Growth, Node, full_stops, grow_sentences
-from lookagain.world.packed import Answering
-
-
-class Whole(Answering):
-    """The base's training by transformers' own layers: rows whole, attention behind a mask, logits of all tokens."""
-
-    def forward(self, ids: Tensor, features: Tensor, parts: Tensor, positions: Tensor, before: Tensor) -> Tensor:
-        """As that of Answering."""
-        embedded = self.decoder.embed_tokens(ids)
-        embedded = embedded.masked_scatter((ids == self.image_token)[..., None], self.projector(features))
-        seen = who_sees_whom(parts)
-        hidden = torch.zeros(seen.shape, dtype=embedded.dtype).masked_fill(~seen, torch.finfo(embedded.dtype).min)
-        states = self.decoder(inputs_embeds=embedded, attention_mask=hidden, position_ids=positions, use_cache=False)
-        logits = self.head(states.last_hidden_state)
-        return logits.gather(1, before[..., None].expand(-1, -1, logits.shape[2]))
 
 
 @torch.inference_mode()
@@ -63,12 +47,6 @@ def generate(
         ids = policy.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         responses += [policy.text(row) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
     return responses
-
-
-def generate_one_by_one(policy: Policy, images: Sequence[Image.Image], prompt: str, max_new_tokens: int) -> list[str]:
-    """Greedy responses to one prompt about each image, one at a time."""
-    requests = [Request(str(number), str(number), prompt) for number in range(len(images))]
-    return generate(policy, requests, {one.id: image for one, image in zip(requests, images, strict=True)}, max_new_tokens, 1)
 
 
 def prompt_text(policy: Policy, prompt: str) -> str:

@@ -1,6 +1,6 @@
 """How cost grows: time and memory by images, candidates and sentences, as stages run them.
 
-Needs models/base, models/reward and data/pool (`dvc repro`). Each sweep has a process of its own, so that its peak of memory is
+Needs models/base, models/scorer and data/pool (`dvc repro`). Each sweep has a process of its own, so that its peak of memory is
 its own. Writes reports/scaling.json, {sweep: [{"size", "seconds", "mb"}]}, and docs/scaling.png.
 
     python -m benchmarks.scaling                 about 3 minutes
@@ -20,8 +20,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from lookagain.processes import environment
 
 FILE, PICTURE = Path("reports/scaling.json"), Path("docs/scaling.png")
 SWEEPS = {
@@ -56,7 +54,7 @@ def sweep(name: str, small: bool) -> list[dict[str, float]]:
     def trees(candidates: int, sentences: int) -> None:
         settings = dataclasses.replace(params.csr.search, candidates=candidates, max_sentences=sentences)
         batch = requests[: 2 if small else 16]
-        scorer = ImageTextScorer("models/reward")
+        scorer = ImageTextScorer("models/scorer")
         search(policy, [store.load(one.image_id) for one in batch], batch, scorer, settings, params.lambda_, params.seed)
 
     work: dict[str, Callable[[int], None]] = {
@@ -120,7 +118,7 @@ def main(small: bool) -> dict[str, Any]:
     found = {}
     for name in SWEEPS:
         command = [sys.executable, "-m", "benchmarks.scaling", "--sweep", name, *(["--small"] if small else [])]
-        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment({}))  # as stages run
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found[name] = json.loads(ran.stdout)
         grows = exponent(found[name], "seconds")
         print(f"{SWEEPS[name]}: seconds ~ size^{grows:.2f}; {found[name]}")

@@ -204,6 +204,7 @@ def grid(
 
 def _filled(*names: str) -> list[Filled]:
     """Tables with what the workspace and DVC's experiments measured under params.yaml and the rows' overrides."""
+    from lookagain.cards import publisher_of
     from lookagain.papers import studies
     from lookagain.papers.cells import fill
     from lookagain.papers.experiments import experiments
@@ -211,7 +212,8 @@ def _filled(*names: str) -> list[Filled]:
     from lookagain.params import read_raw
 
     raw, found, known = read_raw(), experiments(), studies.names()
-    return [fill(studies.unfold(studies.read(name), raw) if name in known else read(name), raw, found) for name in names]
+    tables = [studies.unfold(studies.read(name), raw) if name in known else read(name) for name in names]
+    return [fill(table, raw, found, publisher_of(raw)) for table in tables]
 
 
 @app.command()
@@ -303,6 +305,27 @@ def export(
     print(
         f"{out}: written" + ("" if difference is None else f"; log-probs differ by at most {difference:.2g} from the adapter's")
     )
+
+
+@app.command()
+def verify(
+    commit: Annotated[str, typer.Option(help="a commit that holds a run's locks; without it, that of docs/results.md")] = "",
+) -> None:
+    """Tell whether the outputs here are, byte for byte, those of the committed run; exit code 1 if they are not."""
+    from lookagain import verify as verifying
+
+    equal, told = verifying.verify(commit)
+    print("\n".join(told))
+    raise typer.Exit(not equal)
+
+
+@app.command()
+def docs() -> None:
+    """Write docs/results.md from the last run, once it is committed; to be run where it ran, with its ACCELERATE_CONFIG."""
+    from lookagain import verify as verifying
+
+    verifying.write_results()
+    print(f"{verifying.RESULTS}: written")
 
 
 @app.command()

@@ -126,17 +126,20 @@ def log_probabilities(policy: Policy) -> torch.Tensor:
 def card(lineage: Lineage, metrics: dict[str, Metric], difference: float | None, padded: bool) -> str:
     """The model card: where the model comes from, with which params and data, and how it was measured."""
     raw = json.loads((lineage.folder / "lineage.json").read_text())
-    base = raw.get("base", "")
-    public = base if "/" in base and not Path(base).exists() else None
+    base = json.loads((lineage.base / "lineage.json").read_text())
+    name, publisher, revision = base.get("model_name"), base.get("publisher"), base.get("revision")
     head = [
         "---",
-        *([f"base_model: {public}"] if public else []),
+        *([f"base_model: {base['base']}"] if revision else []),
+        *([f"model_name: {name}-{lineage.folder.name}"] if name else []),
+        *([f"publisher: {publisher}"] if publisher else []),  # whose benchmarks its figures are of, as its base's
         "pipeline_tag: image-text-to-text",
         "tags: [lookagain]",
         "---",
     ]
-    revision = f" at revision `{raw['revision']}`" if raw.get("revision") else ""
-    origin = "a small base that was trained from scratch" if base == "world" else f"`{base or lineage.base}`{revision}"
+    origin = (
+        f"{name or base['base']}{f' of the {publisher}' if publisher else ''}{f' at revision `{revision}`' if revision else ''}"
+    )
     lines = [*head, "", f"# {lineage.folder.name}", "", f"Made by LookAgain from {origin}.", ""]
     lines += ["## Use", "", *(USE_MERGED if difference is not None else USE_ADAPTERS), ""]
     lines += [*PADDED, ""] if padded else []

@@ -34,7 +34,8 @@ from lookagain.processes import CAN_FORK, Forked, Process, check_gpus, cores, en
 from lookagain.records import atomic_write
 from lookagain.runtime import StageError, read_accelerate_config, root
 
-ONE_PROCESS = ("prepare_data", "sample_images", "report")  # stages whose other processes would only wait
+# Stages whose other processes would only wait.
+ONE_PROCESS = ("check_params", "prepare_data", "prepare_policy", "prepare_scorer", "sample_images", "report")
 # Set for the process that does the work, or forks those that do: to 1, or, for one of several, to a file in which they leave a
 # user's error. They end well then: else Accelerate's launcher would print its own traceback above the one line.
 LAUNCHED = "LOOKAGAIN_LAUNCHED"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from pathlib import Path
@@ -18,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from lookagain.errors import UserError
 from lookagain.extensions import ExtensionError, require
-from lookagain.schema import MAX_CSR_ITERATIONS, WORLD_BENCHMARKS, OwnMethod, Params
+from lookagain.schema import MAX_CSR_ITERATIONS, OwnMethod, Params
 
 
 class ParamsError(UserError):
@@ -30,28 +31,28 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "lambda": (0, 1),
     "top_p": (1e-6, 1),
     "bad_prompt_share": (0, 1),
-    "noise_share": (0, 1),
     "brightness": (0, 1),
     "hue": (0, 0.5),
     "warmup_ratio": (0, 1),
     "lora_dropout": (0, 0.999),
     "iterations": (1, MAX_CSR_ITERATIONS),
-    "benchmark_questions": (10, math.inf),  # MME has five kinds of two questions
+    "questions": (10, math.inf),  # MME has five kinds of two questions
     "description_share": (0, 1),
     "noise_step": (0, 999),
     "crop_share": (0.01, 1),
     **dict.fromkeys(
         (
-            "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates image_size "
-            "max_sentence_tokens max_sentences max_new_tokens keep_top low_resolution bootstrap per_image test_scenes "
-            "validation_scenes pool_scenes instruct_scenes policy_scenes max_image_pixels chair_images "
-            "runs concurrency policy_charts rejected copies verdict_tokens"
+            "batch_size micro_batch_size epochs max_length lora_rank lora_alpha images items candidates max_sentence_tokens "
+            "max_sentences max_new_tokens keep_top low_resolution bootstrap max_image_pixels chair_images runs concurrency "
+            "rejected copies verdict_tokens pool instruct validation test pope_per_image"
         ).split(),
         (1, math.inf),
     ),
 }
 
 
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")  # of what params name: it becomes a folder, and a part of a command
+PUBLISHED = "data/published"  # the folders that `publish` lists, and what keeps it open in git
 _NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
 
@@ -143,24 +144,26 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
     because ruamel reads YAML 1.2, where it is a float already."""
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), raw, where, path)
+    if isinstance(kind, types.UnionType):  # something, or null
+        (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
+        return None if raw is None else _value(kind, raw, where, path)
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)
         if raw not in allowed or isinstance(raw, bool):
             raise ParamsError(f"{path}: {where} = {raw!r}, allowed: {', '.join(map(str, allowed))}")
         return raw
-    if isinstance(kind, types.UnionType):  # an optional section
-        (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
-        return _value(kind, raw, where, path)
     if kind is Any:
         return raw
     if isinstance(kind, types.GenericAlias):
-        *_, item = typing.get_args(kind)
+        *keys, item = typing.get_args(kind)
         if typing.get_origin(kind) is list:
             if not isinstance(raw, list) or any(raw.count(entry) > 1 for entry in raw):
                 raise ParamsError(f"{path}: {where} = {raw!r} must be a list, each entry once")
             return [_value(item, entry, where, path) for entry in raw]
         if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
             raise ParamsError(f"{path}: {where} = {raw!r} must map names to {getattr(item, '__name__', item)}")
+        for key in raw:
+            _value(keys[0], key, f"a key of {where}", path)
         return {key: _value(item, entry, _dotted(where, key), path) for key, entry in raw.items()}
     if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
         raw = float(raw)
@@ -178,12 +181,29 @@ def _value(kind: Any, raw: Any, where: str, path: str) -> Any:
 
 
 def _check_relations(params: Params, path: str) -> None:
-    """Checks that need two keys."""
-    world = params.data.world
-    if params.data.source == "world" and params.sample.images > world.pool_scenes:
+    """Checks that need two keys, and of names that a command or a path will hold."""
+    names = {f"publish.{name}": name for name in params.publish}
+    names |= {f"publish.{name}.checkpoint": publication.checkpoint for name, publication in params.publish.items()}
+    for key, name in names.items():
+        if not NAME.fullmatch(name):
+            raise ParamsError(
+                f"{path}: {key}: a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9, got {name!r}"
+            )
+    for key, value in flatten(params).items():
+        if isinstance(value, str) and value.startswith(f"{PUBLISHED}/"):
+            publication = value.split("/")[2]
+            if publication not in params.publish:
+                raise ParamsError(f"{path}: {key} = {value}, and publish names no {publication}")
+            most = params.publish[publication].pool
+            if key == "data.pool.images" and params.sample.images > most:
+                raise ParamsError(f"{path}: sample.images = {params.sample.images} exceeds publish.{publication}.pool = {most}")
+    if params.scorer.pretrained is not None and "/" in params.scorer.model:
         raise ParamsError(
-            f"{path}: sample.images = {params.sample.images} exceeds data.world.pool_scenes = {world.pool_scenes}"
+            f"{path}: scorer.pretrained = {params.scorer.pretrained} goes with a name of open_clip's, and scorer.model = "
+            f"{params.scorer.model} is a folder, which has its own weights: set pretrained to null"
         )
+    if (params.data.pool.instances_json is None) != (params.data.pool.captions_json is None):
+        raise ParamsError(f"{path}: data.pool.instances_json and captions_json go together: give both, or null for both")
     if params.csr.images > params.sample.images:
         raise ParamsError(f"{path}: csr.images = {params.csr.images} exceeds sample.images = {params.sample.images}")
     for method in ("povid", "self_rewarding"):
@@ -208,23 +228,13 @@ def _check_relations(params: Params, path: str) -> None:
         raise ParamsError(f"{path}: csr.search.candidates = {params.csr.search.candidates} must be 2 or more to make a pair")
     if params.evaluate.judge.base_url and not params.evaluate.judge.model:
         raise ParamsError(f"{path}: evaluate.judge.base_url is given, and no evaluate.judge.model: name the judge")
-    if params.policy.source == "world" and params.data.source != "world":
-        raise ParamsError(f"{path}: policy.source = world needs data.source = world, got {params.data.source}")
-    if params.reward.source == "world" and params.policy.source != "world":
-        raise ParamsError(f"{path}: reward.source = world needs policy.source = world; set reward.source: open_clip")
-    if params.data.source == "world":
-        for name in params.evaluate.benchmarks:
-            if name not in WORLD_BENCHMARKS:
-                raise ParamsError(
-                    f"{path}: evaluate.benchmarks names {name}, which the world has no files of; with data.source = world: "
-                    + ", ".join(WORLD_BENCHMARKS)
-                )
-    if params.data.source == "coco":
-        for name in params.evaluate.benchmarks:
-            if name.removesuffix("_ranking") not in params.data.coco.benchmarks:
-                raise ParamsError(
-                    f"{path}: evaluate.benchmarks names {name}, and data.coco.benchmarks does not say where it lies"
-                )
+    if params.evaluate.split not in params.data.splits:
+        raise ParamsError(f"{path}: evaluate.split = {params.evaluate.split}, and data.{params.evaluate.split} is null")
+    for name in params.evaluate.benchmarks:
+        if name.removesuffix("_ranking") not in params.data.splits[params.evaluate.split].benchmarks:
+            raise ParamsError(
+                f"{path}: evaluate.benchmarks names {name}, and data.{params.evaluate.split}.benchmarks does not say where it lies"
+            )
 
 
 def _check_names(params: Params, path: str) -> None:
@@ -232,7 +242,7 @@ def _check_names(params: Params, path: str) -> None:
     made = [*params.methods.values(), *params.continued_sft.models]
     csr = [f"csr-{number}" for number in range(1, MAX_CSR_ITERATIONS + 1)]
     for model in made:
-        if made.count(model) > 1 or model in ("base", "reward", "stic", *csr):
+        if made.count(model) > 1 or model in ("base", "scorer", "stic", *csr):
             raise ParamsError(
                 f"{path}: methods or continued_sft.models name the model {model!r}, which something else makes too"
             )

@@ -1,7 +1,7 @@
 """What a run will cost, before it is paid for: tokens, FLOPs, memory, disk and time of each stage, from params and hardware alone.
 
-Formulae. Prefill and scoring take 2P FLOPs a token (P: the language model's parameters), training an adapter 4P, training all
-weights 6P, and reference log-probs 2P once. A decode step reads the weights, and passes over the whole cache CACHE_PASSES times,
+Formulae. Prefill and scoring take 2P FLOPs a token (P: the language model's parameters), training an adapter 4P, and reference
+log-probs 2P once. A decode step reads the weights, and passes over the whole cache CACHE_PASSES times,
 so it lasts at least (weights + passes x rows x context x cache of a token) / bandwidth, and at least a fixed time a layer, as each
 layer is a handful of small kernels that a processor must start. A batch lasts as long as its longest rows. Images cost 2 FLOPs a
 parameter of the vision tower and patch, those of DPO twice, though the features that are kept are not computed again. Training
@@ -9,7 +9,7 @@ memory holds weights, adapters with two moments, and the activations of one
 micro-batch; with runtime.checkpointing these are computed again, for 2P a token more.
 
 What no formula knows is assumed and can be set: how long responses are. Times are of work alone; waiting for data is not in them.
-docs/gpu.md compares them with a run.
+How much is published for a run is in `publish`; of other data, the sizes of those that the papers used are assumed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lookagain.cards import checkpoint_folder
 from lookagain.evaluation.imports import PUBLISHED
 from lookagain.params import section
-from lookagain.schema import Dpo, Params, Sft
-from lookagain.sizes import HARDWARE, Hardware, Shape, shape_of
+from lookagain.schema import Dpo, Params, Publication, Sft
+from lookagain.sizes import Hardware, Shape, shape_of
 
 KEPT_BYTES = 2**30  # of image features that a process of DPO holds: training/collate.py's, which would import torch
 TOGETHER = 2  # prompts about an image that one row answers: generation.py's, which would import torch
 CACHE_PASSES = 2  # attention reads it; rows that end or branch have it copied
 LONGEST = 1.5  # a batch's longest responses and sentences over the usual ones
 DEEPEST = 2  # a search's deepest responses over the usual ones, in sentences
-ROTATIONS = {"mmbench": 4, "mmbench_cn": 4, "pragmatics": 2}  # times a benchmark of the world asks each of its questions
+ROTATIONS = {"mmbench": 4, "mmbench_cn": 4, "pragmatics": 2}  # times a published benchmark asks each of its questions
+PICTURE = 8e3, 1.2e-3  # bytes of a small world's image and what is said of it, and seconds of a core to draw or to index it
+VAL2014 = 40_504  # images that CHAIR describes where none are drawn
 COCO = 20e9  # bytes of train2014 and val2014 with annotations
 INSTRUCTIONS = 70e9  # LLaVA's 665k file and its images: COCO's train2017, GQA, OCR-VQA, TextVQA, Visual Genome
 CIRCULAR = 4 * 1164  # MMBench asks each of its questions with its options rotated
@@ -152,17 +155,16 @@ class Planner:
 
 def plan(params: Params, hardware: Hardware, devices: int, response: int | None = None) -> list[Cost]:
     """The cost of every stage of the pipeline. Raises SizeError for a model whose sizes are not known."""
-    world = params.policy.source == "world"
-    assumed = Assumed(45, 8, 4, 15) if world else Assumed(200, 20, 8, 40)
+    given = publication(params)
+    assumed = Assumed(45, 8, 4, 15) if given else Assumed(200, 20, 8, 40)
     if response:
         sentences = max(1, round(response / assumed.sentence))
         assumed = dataclasses.replace(assumed, response=response, sentences=sentences)
     width = 2 if params.policy.dtype == "bfloat16" else 4
     planner = Planner(shape_of(params), hardware, devices, width, params)
     return [
-        _data(params),
-        _base(params, planner),
-        Cost("sample_images", disk=1e6, seconds=1 + params.sample.images * (0.001 if params.data.source == "world" else 0.01)),
+        *_inputs(params, planner),
+        Cost("sample_images", disk=1e6, seconds=1 + params.sample.images * (0.001 if given else 0.01)),
         *_pairs(params, planner, assumed),
         *_stic(params, planner, assumed),
         *_continued(params, planner, assumed),
@@ -174,37 +176,27 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
     ]
 
 
-def _data(params: Params) -> Cost:
-    """Scenes rendered, 1.2 ms each, or a folder's images, each read and decoded once; on one core."""
-    world = params.data.world
-    if params.data.source != "world":
-        stored = COCO + (INSTRUCTIONS if "665k" in params.data.coco.instruct_json else 1e9)
-        return Cost("prepare_data", disk=stored, seconds=stored / 100e6)
-    scenes = world.policy_scenes + world.policy_charts + world.instruct_scenes + world.pool_scenes
-    scenes += world.validation_scenes + world.test_scenes + 2 * world.benchmark_questions
-    pixels = 2 * world.image_size**2  # bytes of a picture's PNG, and what is asked about it
-    return Cost("prepare_data", disk=scenes * pixels, seconds=HARDWARE["cpu"].start_seconds + 1.2e-3 * scenes)
+def publication(params: Params) -> Publication | None:
+    """What is published for a run; None where files and checkpoints come from elsewhere."""
+    return next(iter(params.publish.values()), None)
 
 
-def _base(params: Params, planner: Planner) -> Cost:
-    """The base downloaded, whose time nobody knows, or trained from scratch with its reward, in the phases of `policy.world`.
-
-    A row of yes/no questions has 200 tokens with its image's, one of everything 400 and 700 at most, a quarter less to compute as
-    the last layer takes but those before labels; a pair of the reward costs .06 GFLOP. Yes/no questions are mostly learned after
-    a third of the steps that they may take.
-    """
-    shape, world, data = planner.shape, params.policy.world, params.data.world
-    if params.policy.source != "world":
-        return Cost("prepare_policy", disk=(shape.parameters + shape.vision) * 2 + 2e9, seconds=None)
-    seen = 64 * shape.image_tokens * (world.tower_steps + world.align_steps / 10)
-    read = 24 * 200 * world.max_yesno_steps / 3 + 10 * 400 * world.mixed_steps
-    reward = params.reward.world.steps * params.reward.world.batch_size * 0.06e9 if params.reward.source == "world" else 0
-    flops = 6 * shape.vision * seen + 0.75 * 6 * shape.parameters * read + reward
-    flops += planner.images(data.policy_scenes + data.policy_charts + data.instruct_scenes)
-    activations = 10 * 700 * shape.layers * planner.width * (12 * shape.hidden + 4 * shape.intermediate)
-    features = (data.policy_scenes + data.policy_charts + data.instruct_scenes) * shape.patches * shape.hidden * 2
-    memory = planner.fixed + 3 * planner.weights + activations + features
-    return Cost("prepare_policy", read, 0.0, flops, memory, planner.weights, planner.start() + planner.work(flops))
+def _inputs(params: Params, planner: Planner) -> list[Cost]:
+    """Params checked, a publication written, files indexed, base and scorer pinned or downloaded, in a time nobody knows."""
+    given, start, shape = publication(params), planner.hardware.start_seconds, planner.shape
+    costs = [Cost("check_params", seconds=start)]
+    if given:
+        images = given.pool + given.instruct + given.validation + given.test + 2 * given.questions
+        stored, seconds = images * PICTURE[0], start + images * PICTURE[1]
+        costs += [Cost(f"publish@{name}", disk=stored, seconds=seconds) for name in params.publish]
+    else:
+        stored = COCO + (INSTRUCTIONS if "665k" in params.data.instruct.json else 1e9)
+        seconds = stored / 100e6  # each image is read and decoded once, on one core
+    costs.append(Cost("prepare_data", disk=stored, seconds=seconds))
+    folder = checkpoint_folder(params.policy.checkpoint, params.publish).is_dir()
+    sizes = {"prepare_policy": 0 if folder else (shape.parameters + shape.vision) * 2}
+    sizes["prepare_scorer"] = 0 if params.scorer.pretrained is None else 2e9
+    return costs + [Cost(stage, disk=size, seconds=None if size else start) for stage, size in sizes.items()]
 
 
 def _pairs(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
@@ -257,7 +249,8 @@ def _conversation(assumed: Assumed) -> float:
 
 def _continued(params: Params, planner: Planner, assumed: Assumed) -> list[Cost]:
     """The base fine-tuned on shares of the instruction data (LLaVA's has 665,000 conversations)."""
-    items = params.data.world.instruct_scenes if params.data.source == "world" else 665_000
+    given = publication(params)
+    items = given.instruct if given else 665_000
     settings, length = params.continued_sft.sft, _conversation(assumed)
     return [
         planner.training(f"train_continued@{model}", share * items, 1, length, settings, settings.lora_rank)
@@ -284,25 +277,27 @@ def _evaluation(params: Params, planner: Planner, assumed: Assumed) -> list[Cost
     """Each model answers POPE (an image's questions share its prefill), describes for CHAIR twice, and the official benchmarks.
 
     An image's three yes-questions are the same in POPE's three files, and of its nine no-questions a third are asked twice. With
-    DaR each image is described first, and all prompts are longer by that; in the world CHAIR's descriptions serve. The world's
-    benchmarks ask about the scenes that CHAIR describes, but ChartQA about charts, of which each question may have its own.
+    DaR each image is described first, and all prompts are longer by that; in a publication CHAIR's descriptions serve. Its
+    benchmarks ask about the images that CHAIR describes, but ChartQA about charts, of which each question may have its own.
     """
-    world, chair = params.data.source == "world", params.evaluate.chair
-    scenes = params.data.world.test_scenes if params.evaluate.split == "test" else params.data.world.validation_scenes
-    pope_images, described = (scenes, scenes) if world else (500, params.data.coco.chair_images)
-    questions = (3 * params.evaluate.pope.per_image if world else 9) * pope_images
-    official = sum(_asked(params, name) for name in params.evaluate.benchmarks)
-    charts = params.data.world.benchmark_questions if "chartqa" in params.evaluate.benchmarks else 0
-    others = charts if world else official  # images
+    given, chair = publication(params), params.evaluate.chair
+    scenes = (given.test if params.evaluate.split == "test" else given.validation) if given else 0
+    pope_images = scenes or 500
+    described = params.data.splits[params.evaluate.split].chair_images or scenes or VAL2014
+    questions = (3 * given.pope_per_image if given else 9) * pope_images
+    official = sum(_asked(given, name) for name in params.evaluate.benchmarks)
+    others = official  # images
+    if given:
+        others = given.questions if "chartqa" in params.evaluate.benchmarks else 0
     models = {"base": False, **{name: row.dar for name, row in params.evaluate.models.items()}}
     models |= {f"csr-{t}": False for t in range(1, params.csr.iterations + 1)}
     costs = []
     for name, dar in models.items():
         prompt = assumed.prompt + (assumed.response if dar else 0)
         asked = planner.generation("", pope_images + others, questions + official, prompt, 2, 16, planner.batch)
-        first = (0 if world else pope_images + others) if dar else 0
+        first = pope_images + others if dar and not given else 0
         texts = 2 * described + first
-        shown = 0 if world else texts
+        shown = 0 if given else texts
         told = planner.generation("", shown, texts, prompt, assumed.response, chair.max_new_tokens, planner.batch)
         stage = "evaluate_base" if name == "base" else f"evaluate@{name.removeprefix('csr-')}"
         costs.append(_together(stage, [asked, told], planner.start()))
@@ -319,10 +314,10 @@ def _attention(params: Params, planner: Planner, assumed: Assumed) -> Cost:
     return Cost("measure_attention", tokens, 0.0, flops, planner.fixed, 0.0, seconds)
 
 
-def _asked(params: Params, name: str) -> int:
+def _asked(given: Publication | None, name: str) -> int:
     """How many prompts a benchmark has."""
-    if params.data.source == "world":
-        return params.data.world.benchmark_questions * ROTATIONS.get(name, 1)
+    if given:
+        return given.questions * ROTATIONS.get(name, 1)
     return CIRCULAR if name.startswith("mmbench") else PUBLISHED.get(name.removesuffix("_ranking"), 1000)
 
 

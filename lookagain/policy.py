@@ -1,7 +1,7 @@
 """The policy: a base model and its chain of adapters, with the template, image and token handling that all stages share.
 
-A policy folder holds `lineage.json` and either a base (a whole checkpoint, or a hub id with its revision) or adapters, each
-merged in order into what came before. Generation, search, training and evaluation know models through this module only.
+A policy folder holds `lineage.json`, which names a base (a folder, or a hub id with its revision), and adapters, each merged in
+order into what came before. Generation, search, training and evaluation know models through this module only.
 
 A prompt is two pieces: the prefix up to its last image token, which depends on the image alone, and the rest of the chat
 template with the prompt's text, which depends on the prompt alone. Each is tokenised and encoded once.
@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging
 
 from lookagain.errors import UserError
 from lookagain.records import atomic_write
@@ -259,19 +260,15 @@ def load_policy(
     """
     lineage, loading = read_lineage(folder), loading or Loading()
     raw = json.loads((lineage.base / "lineage.json").read_text())
-    source, revision = (str(lineage.base), None) if raw["base"] == "world" else (raw["base"], raw["revision"])
-    try:
-        processor = AutoProcessor.from_pretrained(source, revision=revision)
-    except ImportError as error:
-        raise PolicyError(
-            f"the processor of {source} needs a package that is missing: {' '.join(str(error).split())}"
-        ) from error
-    model: Any = AutoModelForImageTextToText.from_pretrained(
+    source, revision = raw["base"], raw["revision"]
+    if revision is None and not Path(source).is_dir():
+        raise PolicyError(f"{lineage.base}: its checkpoint {source} is gone; `dvc repro` publishes or pins it again")
+    processor = _load_processor(source, revision)
+    model = _load_model(
         source,
-        revision=revision,
+        revision,
         dtype=getattr(torch, loading.dtype),
         attn_implementation=loading.attention,
-        use_safetensors=True,
         **_four_bit(loading, device),
     )
     for adapter in lineage.adapters:
@@ -280,6 +277,52 @@ def load_policy(
         if not trainable:
             model = model.merge_and_unload()
     return Policy(model.eval() if loading.four_bit else model.eval().to(device), processor, lineage, loading.pad_images)
+
+
+def check_checkpoint(folder: str) -> None:
+    """Raise PolicyError unless a checkpoint's processor loads, and its weights are those of its config; no weights are held."""
+    try:
+        processor = _load_processor(folder)
+        _load_model(folder, device_map="meta")
+    except PolicyError:
+        raise
+    except Exception as error:  # whatever a loader raises on a file that it cannot read
+        raise PolicyError(f"{folder}: not a checkpoint that transformers can load: {' '.join(str(error).split())}") from error
+    if not processor.chat_template:
+        raise PolicyError(f"{folder}: the processor has no chat template: chat_template.jinja is expected")
+
+
+def _load_processor(source: str, revision: str | None = None) -> Any:
+    try:
+        return AutoProcessor.from_pretrained(source, revision=revision)
+    except ImportError as error:
+        raise PolicyError(
+            f"the processor of {source} needs a package that is missing: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _load_model(source: str, revision: str | None = None, **arguments: Any) -> Any:
+    """A checkpoint's model. Raises PolicyError unless its weights are exactly those that its config has places for."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of what is missing would stand above the one line
+    try:
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            source,
+            revision=revision,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below
+            output_loading_info=True,
+            **arguments,
+        )
+    finally:
+        logging.set_verbosity(level)
+    for kind in ("missing", "unexpected", "mismatched"):
+        if names := sorted(str(name) for name in found[f"{kind}_keys"]):
+            raise PolicyError(
+                f"{source}: the weights (*.safetensors) are of another architecture than config.json: {len(names)} {kind}, "
+                f"as {names[0]}"
+            )
+    return model
 
 
 def _four_bit(loading: Loading, device: str) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 MAX_CSR_ITERATIONS = 8  # pipelines/csr/dvc.yaml is unrolled this far
-BenchmarkName = Literal[
-    "scienceqa", "textvqa", "chartqa", "mmbench", "mmbench_cn", "mathvista", "mme", "seedbench", "seedbench_ranking", "vizwiz",
-    "gqa", "pragmatics", "llava_bench", "mmvet", "shr", "contextual",
+BenchmarkFolder = Literal[
+    "scienceqa", "textvqa", "chartqa", "mmbench", "mmbench_cn", "mathvista", "mme", "seedbench", "vizwiz", "gqa", "pragmatics",
+    "llava_bench", "mmvet", "shr", "contextual",
 ]  # fmt: skip
-# Those that the world writes files of about its own scenes and charts.
-WORLD_BENCHMARKS = ("mme", "gqa", "mmbench", "seedbench", "seedbench_ranking", "textvqa", "chartqa", "pragmatics")
+BenchmarkName = Literal[BenchmarkFolder, "seedbench_ranking"]  # the latter reads seedbench's folder
 AugmentationName = Literal[
     "none", "flip", "rr_crop", "random_crop", "center_crop", "affine", "invert", "auto_augment", "diffusion", "moco", "byol",
     "simclr",
@@ -30,53 +29,52 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class WorldData:
-    image_size: int
-    policy_scenes: int
-    policy_charts: int
-    instruct_scenes: int
-    pool_scenes: int
-    validation_scenes: int
-    test_scenes: int
-    benchmark_questions: int
+class Publication:
+    checkpoint: str
+    pool: int
+    instruct: int
+    validation: int
+    test: int
+    questions: int
+    pope_per_image: int
 
 
 @dataclass(frozen=True)
-class CocoData:
-    pool_images: str
-    instruct_images: str
-    instruct_json: str
-    test_images: str
+class PoolData:
+    images: str
+    instances_json: str | None
+    captions_json: str | None
+
+
+@dataclass(frozen=True)
+class InstructData:
+    images: str
+    json: str
+
+
+@dataclass(frozen=True)
+class SplitData:
+    images: str
     instances_json: str
     captions_json: str
-    chair_images: int
     pope_dir: str
-    benchmarks: dict[str, str]
+    chair_images: int | None
+    benchmarks: dict[BenchmarkFolder, str]
 
 
 @dataclass(frozen=True)
 class Data:
-    source: Literal["world", "coco"]
     max_bad_images: int
     max_image_pixels: int
-    world: WorldData
-    coco: CocoData
+    pool: PoolData
+    instruct: InstructData
+    validation: SplitData | None
+    test: SplitData
 
-
-@dataclass(frozen=True)
-class HubPolicy:
-    id: str
-    revision: str
-
-
-@dataclass(frozen=True)
-class WorldPolicy:
-    tower_steps: int
-    align_steps: int
-    max_yesno_steps: int
-    yesno_loss: float
-    mixed_steps: int
-    noise_share: float
+    @property
+    def splits(self) -> dict[str, SplitData]:
+        """The splits that there are, by name."""
+        return {"test": self.test} | ({} if self.validation is None else {"validation": self.validation})
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,12 @@ class Loading:
 
 @dataclass(frozen=True)
 class PolicyParams:
-    source: Literal["world", "hub"]
+    checkpoint: str
+    revision: str
     dtype: Literal["float32", "bfloat16"]
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     four_bit: bool
     pad_images: bool
-    hub: HubPolicy
-    world: WorldPolicy
 
     @property
     def loading(self) -> Loading:
@@ -106,22 +103,9 @@ class PolicyParams:
 
 
 @dataclass(frozen=True)
-class OpenClip:
-    name: str
-    pretrained: str
-
-
-@dataclass(frozen=True)
-class WorldReward:
-    steps: int
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class RewardParams:
-    source: Literal["world", "open_clip"]
-    open_clip: OpenClip
-    world: WorldReward
+class Scorer:
+    model: str
+    pretrained: str | None
 
 
 @dataclass(frozen=True)
@@ -308,7 +292,6 @@ class Csr:
 
 @dataclass(frozen=True)
 class Pope:
-    per_image: int
     suffix: str
 
 
@@ -350,9 +333,10 @@ class Params:
     lambda_: float
     seed: int
     runtime: Runtime
+    publish: dict[str, Publication]
     data: Data
     policy: PolicyParams
-    reward: RewardParams
+    scorer: Scorer
     sample: Sample
     methods: dict[str, str]
     stic: Stic

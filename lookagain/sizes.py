@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from lookagain.cards import checkpoint_folder
 from lookagain.errors import UserError
 from lookagain.schema import Params
 
@@ -25,7 +24,7 @@ class Hardware:
     memory: float  # bytes
     layer_seconds: float  # the least a layer of a decode step takes
     share: float  # of flops that prefill and training reach
-    start_seconds: float  # to start a process and its libraries
+    start_seconds: float  # to start a stage: its launcher, its process and their libraries
     process: float  # bytes that a process takes before it has a model
 
 
@@ -39,7 +38,7 @@ HARDWARE = {
     "l40s": Hardware(290e12, 0.69e12, 48e9, 0.9e-3, 0.5, 30, 0.6e9),
     "a6000": Hardware(124e12, 0.61e12, 48e9, 0.9e-3, 0.5, 30, 0.6e9),
     "rtx4090": Hardware(132e12, 0.8e12, 24e9, 0.9e-3, 0.5, 30, 0.6e9),
-    "cpu": Hardware(105e9, 10e9, 8e9, 0.6e-3, 0.27, 1.2, 1.0e9),
+    "cpu": Hardware(105e9, 10e9, 8e9, 0.6e-3, 0.27, 5.0, 1.0e9),
 }
 
 
@@ -73,9 +72,7 @@ class Shape:
         return rank * self.layers * sides
 
 
-WORLD_PATCH = 8  # px
 MODELS = {
-    "world": Shape(128, 3, 128, 384, 419, True, 0.59e6, 65, 64),  # of images of 64 px
     "llava-hf/llava-1.5-7b-hf": Shape(4096, 32, 4096, 11008, 32064, False, 0.30e9, 577, 576),
     "llava-hf/llava-1.5-13b-hf": Shape(5120, 40, 5120, 13824, 32064, False, 0.30e9, 577, 576),
     "llava-hf/llava-v1.6-mistral-7b-hf": Shape(4096, 32, 1024, 14336, 32064, False, 0.30e9, 5 * 577, 2340),
@@ -86,16 +83,12 @@ MODELS = {
 
 def shape_of(params: Params) -> Shape:
     """The sizes of the base. Raises SizeError if they are neither known nor in a config.json on disk."""
-    if params.policy.source == "world":
-        patches = (params.data.world.image_size // WORLD_PATCH) ** 2
-        return dataclasses.replace(MODELS["world"], patches=patches + 1, image_tokens=patches)
-    source = params.policy.hub.id
+    source = params.policy.checkpoint
     if source in MODELS:
         return MODELS[source]
-    path = Path(source) / "config.json"
+    path = checkpoint_folder(source, params.publish) / "config.json"
     if not path.is_file():
-        known = ", ".join(name for name in MODELS if name != "world")
-        raise SizeError(f"the sizes of {source} are not known: known are {known}, and local folders")
+        raise SizeError(f"the sizes of {source} are not known: known are {', '.join(MODELS)}, and local folders")
     return shape_from_config(json.loads(path.read_text()))
 
 

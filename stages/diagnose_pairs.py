@@ -1,7 +1,7 @@
 """Figures of preference pairs: counts, lengths, CHAIR_I, relevance and log-probs of both sides, reward margin after training.
 
 Run:    python -m lookagain.launch diagnose_pairs METHOD MODEL, or `diagnose_pairs csr T` for all iterations up to T
-Reads:  data/pairs/, models/MODEL/*.json, data/pool_truth/ (in the world: the objects of the unlabeled images)
+Reads:  data/pairs/, models/MODEL/*.json, data/pool_truth/ (the objects of the unlabeled images, where the pool has annotations)
 Writes: reports/metrics/pairs/METHOD.json, or reports/metrics/pairs_csr/csr-1.json to csr-T.json
 """
 

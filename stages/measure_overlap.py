@@ -1,7 +1,7 @@
-"""How the benchmarks' images overlap with the unlabeled ones (STIC, Figures 8 and 14), by the features of the reward's CLIP.
+"""How the benchmarks' images overlap with the unlabeled ones (STIC, Figures 8 and 14), by the features of the scorer.
 
 Run:    python -m lookagain.launch measure_overlap
-Reads:  data/sample/, data/benchmarks/<evaluate.split>/, models/reward
+Reads:  data/sample/, data/benchmarks/<evaluate.split>/, models/scorer
 Writes: data/overlap.json: {"overlap": {set: Metric}, "points": {set: [[x, y], ...]}}; a set is `unlabeled`, `scenes` (the images
         of POPE and CHAIR) or another benchmark
 
@@ -31,14 +31,14 @@ def main() -> None:
     params = load_params()
     benchmarks = Path(f"data/benchmarks/{params.evaluate.split}")
     with (
-        runtime.stage("measure_overlap", {"seed": params.seed}, ["data/sample", benchmarks, "models/reward"]) as run,
+        runtime.stage("measure_overlap", {"seed": params.seed}, ["data/sample", benchmarks, "models/scorer"]) as run,
         tracking.child("measure_overlap", {"images": IMAGES}, enabled=run.is_main) as track,
     ):
         if not run.is_main:
             return
         folders = {"unlabeled": Path("data/sample/images"), "scenes": benchmarks / "images"}
         folders |= {path.parent.name: path for path in sorted(benchmarks.glob("*/images"))}
-        scorer = ImageTextScorer("models/reward", run.device)
+        scorer = ImageTextScorer("models/scorer", run.device)
         features = {name: encode(scorer, path, params.seed, params.data.max_image_pixels) for name, path in folders.items()}
         found = {name: overlap(features["unlabeled"], part) for name, part in features.items() if name != "unlabeled"}
         points = tsne(features, derive(params.seed, "t-SNE"))

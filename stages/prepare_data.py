@@ -1,40 +1,38 @@
-"""The pool of unlabeled images, the instruction data and the benchmarks: rendered, or indexed where they lie.
+"""Index the pool of unlabeled images, the instruction data and the benchmarks, in the layouts of their publishers.
 
 Run:    python -m lookagain.launch prepare_data
-Reads:  world: nothing. coco: the files that data.coco names
-Writes: data/policy/, data/instruct/, data/pool/, data/pool_truth/, data/benchmarks/{validation,test}/
+Reads:  the folders and files that the params section `data` names
+Writes: data/instruct/, data/pool/, data/pool_truth/, data/benchmarks/{validation,test}/
 
-With data.source = coco, images stay where they are: shards hold their paths and hashes, and ids are paths in their folder without
-the suffix (lookagain/pools.py).
+Images stay where they are: shards hold their paths and hashes, and ids are paths in their folder without the suffix
+(lookagain/pools.py). All files of annotations and questions are read before the first image is, which may take hours.
 """
 
 import json
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lookagain import runtime, tracking
 from lookagain.errors import UserError
-from lookagain.evaluation import suite
 from lookagain.evaluation.imports import import_benchmark, locate
 from lookagain.images import ImageError, ImageStore
-from lookagain.params import flatten, load_params
+from lookagain.metrics import chair, pope
+from lookagain.params import PUBLISHED, flatten, load_params
 from lookagain.pools import Item, index, index_pool
 from lookagain.records import Conversation, Turn, atomic_write, write_records
-from lookagain.schema import Data, Params
+from lookagain.schema import Data, PoolData, SplitData
 from lookagain.seeds import derive
-from lookagain.world import benchmarks, official, splits
-from lookagain.world.scenes import Scene
 
-POPE_FILES = [f"coco_pope_{split}.json" for split in ("random", "popular", "adversarial")]
+POPE_FILES = [f"coco_pope_{split}.json" for split in pope.SPLITS]
+BENCHMARKS, TRUTH, INSTRUCT = Path("data/benchmarks"), Path("data/pool_truth"), Path("data/instruct")
 ORIGINS = {
-    "pool_images": "COCO's train2014.zip, https://cocodataset.org/#download, or any folder of images, tars or parquet files",
-    "instruct_json": "LLaVA's llava_v1_5_mix665k.json, https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
-    "instruct_images": "the image folders that LLaVA's README lists for its 665k file",
-    "test_images": "COCO's val2014.zip, https://cocodataset.org/#download",
+    "pool.images": "COCO's train2014.zip, https://cocodataset.org/#download, or any folder of images, tars or parquet files",
+    "instruct.json": "LLaVA's llava_v1_5_mix665k.json, https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+    "instruct.images": "the image folders that LLaVA's README lists for its 665k file",
+    "images": "COCO's val2014.zip, https://cocodataset.org/#download",
     "instances_json": "COCO's annotations_trainval2014.zip, https://cocodataset.org/#download",
     "captions_json": "COCO's annotations_trainval2014.zip, https://cocodataset.org/#download",
     "pope_dir": "output/coco of https://github.com/RUCAIBox/POPE",
@@ -44,105 +42,112 @@ ORIGINS = {
 def main() -> None:
     """Prepare all data."""
     params = load_params()
-    used = {
-        "seed": params.seed,
-        "data": params.data,
-        "noise_share": params.policy.world.noise_share,
-        "per_image": params.evaluate.pope.per_image,
-        "benchmarks": (params.evaluate.benchmarks, params.evaluate.prompts),
-    }
+    used = {"seed": params.seed, "data": params.data}
     with (
-        runtime.stage("prepare_data", used) as run,
+        runtime.stage("prepare_data", used, [PUBLISHED]) as run,
         tracking.child("prepare_data", flatten(params.data, "data."), enabled=run.is_main) as track,
     ):
         if run.is_main:
-            counts = prepare_world(params) if params.data.source == "world" else prepare_coco(params, run)
+            counts = prepare(params.data, params.seed, run)
             track.metrics(counts)
             print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 
-def prepare_world(params: Params) -> dict[str, int]:
-    """Render every split; returns how many scenes each has."""
-    world, seed = params.data.world, params.seed
-    folders = {
-        "policy": ("data/policy", world.policy_scenes),
-        "instruct": ("data/instruct", world.instruct_scenes),
-        "pool": ("data/pool", world.pool_scenes),
-        "validation": ("data/benchmarks/validation", world.validation_scenes),
-        "test": ("data/benchmarks/test", world.test_scenes),
-    }
-    scenes = {split: splits.write_split(folder, split, n, world.image_size, seed) for split, (folder, n) in folders.items()}
-    splits.write_charts("data/policy/charts", "policy", world.policy_charts, world.image_size, seed)
-    splits.write_conversations("data/instruct/conversations.jsonl", scenes["instruct"], params.policy.world.noise_share, seed)
-    write_pool_truth(scenes["pool"])
-    for split in ("validation", "test"):
-        folder, asked = folders[split][0], world.benchmark_questions
-        splits.write_benchmarks(folder, scenes[split], params.evaluate.pope.per_image, seed)
-        charts = splits.write_charts(f"{folder}/chartqa", split, asked // 2, world.image_size, seed)
-        official.write_suite(folder, scenes[split], charts, asked, seed)
-    return {split: len(drawn) for split, drawn in scenes.items()}
-
-
-def write_pool_truth(scenes: Sequence[Scene]) -> None:
-    """What the unlabeled images show, apart from them: the figures of diagnose_pairs read it, no method does."""
-    target = Path("data/pool_truth")
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    shutil.move("data/pool/instances.json", target / "instances.json")
-    splits.write_json(target / "captions.json", benchmarks.captions(scenes))
-
-
-def prepare_coco(params: Params, run: runtime.Run) -> dict[str, int]:
-    """Index the pool, the instruction data and the benchmark, or nothing if a file is missing; returns how many images each has."""
-    data = params.data
-    needed = {key: [Path(getattr(data.coco, key))] for key in ORIGINS}
-    needed["pope_dir"] = [Path(data.coco.pope_dir) / name for name in POPE_FILES]
-    for name in dict.fromkeys(suite.module(name).NAME for name in params.evaluate.benchmarks):
-        locate(name, data.coco.benchmarks[name])
-    if data.coco.pool_images.startswith("hub:"):
-        del needed["pool_images"]
-    lost = [f"{path} (data.coco.{key}): {ORIGINS[key]}" for key, paths in needed.items() for path in paths if not path.exists()]
-    if lost:
-        raise UserError(f"{len(lost)} missing:\n  " + "\n  ".join(lost))
-    for folder in ("data/policy", "data/instruct", "data/pool", "data/pool_truth", "data/benchmarks"):
+def prepare(data: Data, seed: int, run: runtime.Run) -> dict[str, int]:
+    """Index everything, or nothing if a file is missing or has another layout; returns how many images or questions each has."""
+    check_present(data)
+    for folder in (INSTRUCT, Path("data/pool"), TRUTH, BENCHMARKS):
         shutil.rmtree(folder, ignore_errors=True)
-    for folder in ("data/policy", "data/pool_truth", "data/benchmarks/validation"):
-        Path(folder).mkdir(parents=True)
-        Path(folder, "none.txt").write_text(
-            "data.source is coco: no base to train, no labels of the pool, no validation split\n"
-        )
-    limits = data.max_image_pixels, data.max_bad_images, run.map_batches
-    pool = index_pool(data.coco.pool_images, Path("data/pool/images"), *limits, run.resume_folder / "stored")
-    counts = {"pool": pool, "instruct": prepare_instructions(data, run), "test": prepare_benchmark(data, params.seed, run)}
-    for name in dict.fromkeys(suite.module(name).NAME for name in params.evaluate.benchmarks):
-        counts[name] = prepare_official(name, data, params.evaluate.prompts)
+    shown = {name: write_split(BENCHMARKS / name, split, seed) for name, split in data.splits.items()}
+    if data.validation is None:
+        write_nothing(BENCHMARKS / "validation", "data.validation is null: there is no validation split")
+    if data.pool.instances_json is None:
+        write_nothing(TRUTH, "data.pool.instances_json is null: it is not known what the pool's images show")
+    else:
+        write_annotations(TRUTH, data.pool)
+    names = sorted({image for _, image, _ in conversations(Path(data.instruct.json))})
+    counts = {
+        f"{name}/{benchmark}": prepare_official(benchmark, source, BENCHMARKS / name, data)
+        for name, split in data.splits.items()
+        for benchmark, source in split.benchmarks.items()
+    }
+    checks = data.max_image_pixels, data.max_bad_images, run.map_batches
+    for name, split in data.splits.items():
+        items = [Item(Path(image).stem, str(Path(split.images) / image)) for image in shown[name]]
+        counts[name] = index(items, BENCHMARKS / name / "images", *checks, name)
+    items = [Item(str(Path(image).with_suffix("")), str(Path(data.instruct.images) / image)) for image in names]
+    counts["instruct"] = index(items, INSTRUCT / "images", *checks, "instruct")
+    write_conversations(Path(data.instruct.json))
+    counts["pool"] = index_pool(data.pool.images, Path("data/pool/images"), *checks, run.resume_folder / "stored")
     return counts
 
 
-def prepare_official(name: str, data: Data, preset: str) -> int:
+def check_present(data: Data) -> None:
+    """Raise UserError with a line for each file or folder that is not there, and where its publisher offers it."""
+    needed = {
+        f"{section}.{key}": value for section in ("pool", "instruct") for key, value in vars(getattr(data, section)).items()
+    }
+    for name, split in data.splits.items():
+        needed |= {f"{name}.{key}": value for key, value in vars(split).items() if key in ORIGINS and key != "pope_dir"}
+        needed |= {f"{name}.pope_dir/{file}": str(Path(split.pope_dir) / file) for file in POPE_FILES}
+        for benchmark, source in split.benchmarks.items():
+            locate(benchmark, source)
+    lost = []
+    for key, value in needed.items():
+        if value is not None and not value.startswith("hub:") and not Path(value).exists():
+            origin = ORIGINS.get(key) or ORIGINS[key.partition(".")[2].partition("/")[0]]
+            lost.append(f"{value} (data.{key}): {origin}")
+    if lost:
+        raise UserError(f"{len(lost)} missing:\n  " + "\n  ".join(lost))
+
+
+def write_nothing(folder: Path, reason: str) -> None:
+    """A folder for what there is none of."""
+    with atomic_write(folder / "none.txt") as file:
+        file.write(reason + "\n")
+
+
+def write_split(folder: Path, split: SplitData, seed: int) -> list[str]:
+    """POPE's files as they are, and the annotations of the images that CHAIR is measured on; returns the images of both."""
+    named = {item.image for name in POPE_FILES for item in pope.read_file(Path(split.pope_dir) / name)}
+    named |= write_annotations(folder, split, split.chair_images, seed)
+    for name in POPE_FILES:
+        shutil.copyfile(Path(split.pope_dir) / name, folder / name)
+    return sorted(named)
+
+
+def write_annotations(folder: Path, source: PoolData | SplitData, count: int | None = None, seed: int = 0) -> set[str]:
+    """COCO's instances and captions, of all images or of `count` drawn by seed; returns the images' file names."""
+    chair.read_truth(str(source.instances_json), str(source.captions_json))  # they are COCO's, and belong to each other
+    instances, captions = (chair.read_json(str(path)) for path in (source.instances_json, source.captions_json))
+    drawn = instances["images"]
+    if count is not None:
+        drawn = sorted(drawn, key=lambda image: derive(seed, "chair", image["file_name"]))[:count]
+    kept = {image["id"] for image in drawn}
+    for name, raw in (("instances.json", instances), ("captions.json", captions)):
+        annotations = [entry for entry in raw["annotations"] if entry["image_id"] in kept]
+        with atomic_write(folder / name) as file:
+            file.write(json.dumps(raw | {"images": drawn, "annotations": annotations}))
+    return {image["file_name"] for image in drawn}
+
+
+def prepare_official(name: str, source: str, folder: Path, data: Data) -> int:
     """Import an official benchmark; returns how many questions it has. Raises ImageError for too many unusable images."""
-    found = import_benchmark(
-        name, data.coco.benchmarks[name], Path("data/benchmarks/test") / name, preset, data.max_image_pixels
-    )
+    found = import_benchmark(name, source, folder / name, data.max_image_pixels)
     if len(found.unusable) > data.max_bad_images:
         raise ImageError(
             f"{name}: {len(found.unusable)} unusable images, data.max_bad_images = {data.max_bad_images}: {found.unusable[0]}"
         )
     if found.published not in (None, found.questions):
-        print(f"warning: {name} has {found.questions} questions here, {found.published} as published", file=sys.stderr)
+        print(f"{folder.name}/{name}: {found.questions} questions; the version that the papers used has {found.published}")
     return found.questions
 
 
-def prepare_instructions(data: Data, run: runtime.Run) -> int:
-    """LLaVA's JSON as conversations, without its items about no image, and its images; returns how many images."""
-    path, root, target = Path(data.coco.instruct_json), Path(data.coco.instruct_images), Path("data/instruct/images")
-    names = sorted({image for _, image, _ in conversations(path)})
-    items = [Item(str(Path(image).with_suffix("")), str(root / image)) for image in names]
-    count = index(items, target, data.max_image_pixels, data.max_bad_images, run.map_batches, "instruct")
-    usable = ImageStore(target)
+def write_conversations(path: Path) -> None:
+    """LLaVA's JSON as conversations, without its items about no image, or about one that cannot be used."""
+    usable = ImageStore(INSTRUCT / "images")
     records = (Conversation(name, str(Path(image).with_suffix("")), turns) for name, image, turns in conversations(path))
-    write_records("data/instruct/conversations.jsonl", (record for record in records if record.image_id in usable))
-    return count
+    write_records(INSTRUCT / "conversations.jsonl", (record for record in records if record.image_id in usable))
 
 
 def conversations(path: Path) -> Iterator[tuple[str, str, list[Turn]]]:
@@ -187,25 +192,3 @@ def turns_of(conversation: list[dict]) -> list[Turn]:
     """Turns of human and gpt in pairs, without LLaVA's image tokens."""
     texts = [entry["value"].replace("<image>", "").strip() for entry in conversation]
     return [Turn(prompt, response) for prompt, response in zip(texts[::2], texts[1::2], strict=True)]
-
-
-def prepare_benchmark(data: Data, seed: int, run: runtime.Run) -> int:
-    """POPE's files as they are, and COCO's annotations of the images that CHAIR is measured on, drawn by seed."""
-    target, root = Path("data/benchmarks/test"), Path(data.coco.test_images)
-    target.mkdir(parents=True, exist_ok=True)
-    named: set[str] = set()
-    for name in POPE_FILES:
-        source = Path(data.coco.pope_dir) / name
-        named.update(json.loads(line)["image"] for line in source.read_text().splitlines() if line.strip())
-        shutil.copyfile(source, target / name)
-    instances = json.loads(Path(data.coco.instances_json).read_text())
-    drawn = sorted(instances["images"], key=lambda image: derive(seed, "chair", image["file_name"]))[: data.coco.chair_images]
-    kept = {image["id"] for image in drawn}
-    captions = json.loads(Path(data.coco.captions_json).read_text())
-    for name, raw in (("instances.json", instances), ("captions.json", captions)):
-        annotations = [entry for entry in raw["annotations"] if entry["image_id"] in kept]
-        with atomic_write(target / name) as file:
-            json.dump(raw | {"images": drawn, "annotations": annotations}, file)
-    names = sorted(named | {image["file_name"] for image in drawn})
-    items = [Item(Path(name).stem, str(root / name)) for name in names]
-    return index(items, target / "images", data.max_image_pixels, data.max_bad_images, run.map_batches, "test")

@@ -8,8 +8,6 @@ Writes: reports/tables/ (in papers/ the papers' tables beside this run's numbers
 """
 
 import json
-import os
-import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -35,7 +33,8 @@ def main() -> None:
         if not run.is_main:
             return
         # Of this run alone: DVC does not know that other experiments were made since. `lookagain tables` shows those too.
-        here = [workspace(cache=runtime.root() / CACHE)]
+        # The commit that holds its dvc.lock is known only later, and no output may depend on the one checked out.
+        here = [workspace(cache=runtime.root() / CACHE, revision="")]
         papers = beside.submit(write_all, read_raw(), here, "reports/tables/papers", "reports/figures/papers")
         metrics = tables.read_all("reports/metrics", models)
         table = tables.build(metrics)
@@ -58,7 +57,6 @@ def main() -> None:
             table=table,
             figures=Path("reports/figures"),
             params={key: value for key, value in flatten(params).items() if not key.startswith("runtime.")},
-            revision=revision(),
             lineages=lineages,
             gallery=examples.read_gallery(benchmark, "data/answers", shown, seed, pixels),
             pairs=examples.read_pairs("data/pairs", sources, seed, pixels),
@@ -78,14 +76,6 @@ def main() -> None:
             if metric.value is not None
         }
         tracking.parent(final, ["reports/index.html", "reports/tables"], examples.as_tables(content.gallery, content.pairs))
-
-
-def revision() -> str:
-    """The git revision that the report's numbers come from, with a mark where files differ from it."""
-    root = os.environ.get("DVC_ROOT") or "."
-    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown (no git repository)"
 
 
 def skipped_images(path: str) -> list[str]:

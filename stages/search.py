@@ -1,7 +1,7 @@
 """CSR Algorithm 1, candidates of one iteration: search by sentences with the calibrated reward, pair the best and the worst.
 
 Run:    python -m lookagain.launch search ITERATION PARENT, e.g. `search 2 csr-1`
-Reads:  data/sample/, models/reward, models/PARENT
+Reads:  data/sample/, models/scorer, models/PARENT
 Writes: data/pairs/csr-ITERATION/: pairs.jsonl, images/, counts.json
 """
 
@@ -37,7 +37,7 @@ def main(iteration: str, parent: str) -> None:
         "loading": params.policy.loading,
     }
     with (
-        runtime.stage(f"search@{iteration}", used, ["data/sample", "models/reward", f"models/{parent}"]) as run,
+        runtime.stage(f"search@{iteration}", used, ["data/sample", "models/scorer", f"models/{parent}"]) as run,
         tracking.child(
             f"search@{iteration}", {"lambda": params.lambda_} | flatten(params.csr.search, "csr.search."), run.is_main
         ) as track,
@@ -49,7 +49,7 @@ def main(iteration: str, parent: str) -> None:
             for one in ids
         ]
         policy = load_policy(f"models/{parent}", params.policy.loading, run.device)
-        scorer = ImageTextScorer("models/reward", run.device)
+        scorer = ImageTextScorer("models/scorer", run.device)
 
         def work(batch: list[Request]) -> list[dict | None]:
             loaded = [images.load(one.image_id) for one in batch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import WORDS, build_policy_folder
+from conftest import CARD, WORDS, build_policy_folder
 
 from lookagain import prompts
 
@@ -45,7 +45,8 @@ def build(name: str, folder: Path) -> Path:
     model, processor = make()
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
-    (folder / "lineage.json").write_text(json.dumps({"base": "world", "fingerprint": f"random-{name}"}))
+    (folder / "README.md").write_text(CARD)
+    (folder / "lineage.json").write_text(json.dumps({"base": str(folder), "revision": None, "fingerprint": f"random-{name}"}))
     return folder
 
 

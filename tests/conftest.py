@@ -10,6 +10,7 @@ import pytest
 
 from lookagain import prompts
 
+CARD = "---\nlicense: mit\nmodel_name: random\npublisher: nobody\n---\nRandom weights.\n"
 WORDS = (
     "the image shows a beach street dog cat car in left right there is and of USER ASSISTANT : . , ? yes no description".split()
 )
@@ -72,7 +73,8 @@ def build_policy_folder(folder: Path, seed: int = 0) -> Path:
     ).eval()  # fmt: skip
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    (folder / "lineage.json").write_text(json.dumps({"base": "world", "fingerprint": f"random-{seed}"}))
+    (folder / "README.md").write_text(CARD)
+    (folder / "lineage.json").write_text(json.dumps({"base": str(folder), "revision": None, "fingerprint": f"random-{seed}"}))
     return folder
 
 

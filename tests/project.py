@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,9 @@ def build_project(folder: Path, policy_folder: Path, images: int = 12, **changes
     """`changes` are params by dotted keys with `__` for the dot, e.g. csr__images=4."""
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", folder / "configs")
-    shutil.copytree(policy_folder, folder / "models/base")
-    write_reward(folder / "models/reward")
+    (folder / "models/base").mkdir(parents=True)
+    shutil.copy(policy_folder / "lineage.json", folder / "models/base")
+    write_scorer(folder / "models/scorer")
     few = {"sample__images": images, "csr__images": 4, "stic__describe__items": 6, "evaluate__benchmarks": ["mme"]}
     write_params(folder, **{**few, **changes})
     rng = np.random.default_rng(0)
@@ -80,8 +82,8 @@ def write_params(folder: Path, **changes) -> None:
         yaml.dump(params, file)
 
 
-def write_reward(folder: Path) -> None:
-    """A random open_clip model with open_clip's own tokenizer."""
+def write_scorer(folder: Path) -> None:
+    """A folder in open_clip's format with random weights and open_clip's own tokenizer, and with its own scorer.json."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -96,7 +98,7 @@ def write_reward(folder: Path) -> None:
     folder.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": [16, 16]}}))
-    (folder / "reward.json").write_text(json.dumps({"model": "local-dir:models/reward", "pretrained": None}))
+    (folder / "scorer.json").write_text(json.dumps({"model": str(folder), "pretrained": None}))
 
 
 def run_stage(
@@ -110,6 +112,37 @@ def run_stage(
     if check and done.returncode:
         raise AssertionError(f"{' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def run(folder: Path, *command: str) -> str:
+    """A command's output; its exit code must be 0."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "ACCELERATE_", "GIT_"))}
+    kept |= {"HOME": str(folder.parent)}  # the remote lies there
+    kept |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    for who in ("AUTHOR", "COMMITTER"):
+        kept |= {f"GIT_{who}_NAME": "test", f"GIT_{who}_EMAIL": "test@example.org"}
+    done = subprocess.run(
+        command, cwd=folder, env=kept, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)} exited {done.returncode}:\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+def stages_run(output: str) -> set[str]:
+    """The stages that a command of DVC ran, without what foreach adds to their folder."""
+    return set(re.findall(r"Running stage '(?:[^':]*:)?([^':]+)'", output))
+
+
+def copy_repository(folder: Path) -> None:
+    """A git repository of its own with this working tree, nothing run in it and nothing committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.endswith("dvc.lock") and not name.startswith("reports/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet", "--initial-branch=main")
 
 
 def _png(rng: np.random.Generator) -> bytes:

@@ -11,15 +11,10 @@ from benchmarks import __main__ as bench
 from benchmarks import page, peers, scaling
 from benchmarks.timing import Done, Row, as_json, near, side_by_side
 from lookagain.policy import add_adapter, load_policy
-from lookagain.records import Turn
 from lookagain.training.collate import Example, lay_out
 from lookagain.training.dpo import reference_logps, train_dpo
 from lookagain.training.sft import train_sft
 from lookagain.training.trainer import Optimisation
-from lookagain.world import pretrain
-from lookagain.world.packed import Answering
-from lookagain.world.tokenizer import build_tokenizer
-from lookagain.world.tower import new_tower
 
 STEPS = {
     "per_device_train_batch_size": 4, "learning_rate": 5e-3, "lr_scheduler_type": "cosine", "num_train_epochs": 1,
@@ -43,15 +38,6 @@ def test_plain_batches_of_generate_give_our_responses(policy, images, requests):
     shown = {str(number): image for number, image in enumerate(images)}
     ours = answer(policy, requests, images, GREEDY)
     assert peers.generate(policy, requests, shown, 16, 5) == peers.generate(policy, requests, shown, 16, 1) == ours
-
-
-def test_transformers_own_layers_give_packed_rows_the_same_logits():
-    tokenizer = build_tokenizer()
-    model, features = pretrain.new_llava(new_tower(64), tokenizer), torch.randn(1, 64, 128)
-    talks = [[Turn("Is there a dog in the image?", "Yes.")], [Turn("Describe this image.", "The image shows a beach.")]]
-    ids, parts, positions, before, *_ = pretrain.padded(pretrain.encode(tokenizer, [talks], [0], 64))
-    ours, theirs = (module(model)(ids, features, parts, positions, before) for module in (Answering, peers.Whole))
-    torch.testing.assert_close(ours, theirs)
 
 
 def test_trl_takes_the_same_steps(policy_folder, pairs, images, tmp_path):  # noqa: F811

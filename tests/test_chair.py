@@ -91,7 +91,10 @@ def test_nothing_mentioned_is_zero_and_no_division_by_zero():
 
 def coco(tmp_path, categories=("dog", "tv")):
     instances = {
-        "images": [{"id": 7, "file_name": "COCO_val2014_000000000007.jpg"}, {"id": 8, "file_name": "b.png", "art": "novel"}],
+        "images": [
+            {"id": 7, "file_name": "COCO_val2014_000000000007.jpg"},
+            {"id": 8, "file_name": "b.png", "subsets": ["novel_art"]},
+        ],
         "categories": [{"id": number, "name": name} for number, name in enumerate(categories, 1)],
         "annotations": [{"image_id": 7, "category_id": 1}, {"image_id": 7, "category_id": 1}],
     }
@@ -178,7 +181,7 @@ def test_outlines_are_skipped_and_nothing_else_is(tmp_path, indent, other):
     outlines = [[[1.5, 2, 3]], [[1, 2], [3, 4]], other]
     raw = {"name": odd, "annotations": [{"segmentation": outline, "category_id": 1, "note": "[[x]]"} for outline in outlines]}
     (tmp_path / "a.json").write_text(json.dumps(raw, indent=indent))
-    found = chair._read_json(tmp_path / "a.json")
+    found = chair.read_json(tmp_path / "a.json")
     assert found["name"] == odd
     assert [(row["category_id"], row["note"]) for row in found["annotations"]] == [(1, "[[x]]")] * len(outlines)
     if other != [[1], [[2]]]:  # no outline of COCO's: such a file is read whole

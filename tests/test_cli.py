@@ -72,7 +72,7 @@ def test_a_study_is_printed_and_its_experiments_are_told(project, monkeypatch, c
     assert (project / "page.md").read_text() == printed
     code, printed, _ = run(monkeypatch, capsys, "grid", "world-results", "--dry-run")
     assert code == 0
-    assert "-S seed=2 " in printed.splitlines()[-1]
+    assert "-S publish.world.checkpoint=world-3 " in printed.splitlines()[-1]
     assert all("dvc --wait-for-lock exp run --temp --name world-results-" in line for line in printed.splitlines())
     code, _, error = run(monkeypatch, capsys, "study", "other")
     assert (code, error) == (1, "error: no study 'other'; studies: world-results\n")

@@ -145,8 +145,8 @@ POPE_ROWS = [("a.png", "dog", "yes"), ("a.png", "cat", "no"), ("b.png", "dog", "
 
 @pytest.fixture
 def folder(tmp_path):
-    images = [{"id": 1, "file_name": "a.png", "art": "seen"}, {"id": 2, "file_name": "b.png", "art": "novel"}]
-    images += [{"id": 3, "file_name": "c.png", "art": "seen"}]
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png", "subsets": ["novel_art", "far"]}]
+    images += [{"id": 3, "file_name": "c.png", "subsets": ["far"]}]
     instances = {
         "images": images,
         "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
@@ -205,7 +205,7 @@ def test_questions_of_a_folder(folder):
     )
     assert first.prompt == "Is there a dog in the image?\nShortly."
     assert annotations.objects["c"] == {"cat", "bed"}
-    assert annotations.art == {"a": "seen", "b": "novel", "c": "seen"}
+    assert annotations.subsets == {"novel_art": {"b"}, "far": {"b", "c"}}
 
 
 def test_a_label_file_of_other_images_is_refused(folder):
@@ -236,10 +236,12 @@ def test_metrics_by_hand(folder):
     assert value["chair/chair_i_vs_base"] == 20 - 50  # the base: 2 of 4 mentions
     assert value["chair/chair_s_vs_parent"] == value["chair/chair_s_vs_base"]
     assert 0 < value["chair/chair_s_p_vs_base"] <= 1
-    assert value["chair/novel_sprites/chair_s"] == 0
-    assert value["chair_sampled/novel_sprites/recall"] == 100
-    assert value["pope/novel_sprites/accuracy"] == 0
-    assert metrics["pope/novel_sprites/accuracy"].n == 1  # three files share the question
+    assert value["chair/novel_art/chair_s"] == 0
+    assert value["chair_sampled/novel_art/recall"] == 100
+    assert value["pope/novel_art/accuracy"] == 0
+    assert metrics["pope/novel_art/accuracy"].n == 1  # three files share the question
+    assert (value["chair/far/recall"], metrics["chair/far/recall"].n) == (100, 2)
+    assert not [name for name in metrics if "near" in name]
 
 
 def test_control_is_the_base_cut_to_this_models_length(folder):

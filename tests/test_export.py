@@ -10,9 +10,10 @@ from test_policy import PROMPTS, trained
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lookagain import export as exporting
+from lookagain.cards import read_card
 from lookagain.export import ExportError, export
 from lookagain.generation import Decoding, Request, respond
-from lookagain.policy import load_policy, save_adapter
+from lookagain.policy import load_policy, read_lineage, save_adapter
 from lookagain.records import Metric, write_metrics
 from lookagain.schema import Loading
 
@@ -59,7 +60,9 @@ def test_a_loaded_export_describes_as_the_model_does(model, images, tmp_path):
     difference = export(model, tmp_path / "out/two", Loading(), False, tmp_path / "two.json")
     assert difference is not None
     assert difference < 1e-4
-    (tmp_path / "out/two/lineage.json").write_text(json.dumps({"base": "world", "fingerprint": "x"}))
+    (tmp_path / "out/two/lineage.json").write_text(
+        json.dumps({"base": str(tmp_path / "out/two"), "revision": None, "fingerprint": "x"})
+    )
     assert described(tmp_path / "out/two", images) == described(model, images)
     original = json.loads((model.parent / "base/config.json").read_text())
     exported = json.loads((tmp_path / "out/two/config.json").read_text())
@@ -68,6 +71,24 @@ def test_a_loaded_export_describes_as_the_model_does(model, images, tmp_path):
     card = (tmp_path / "out/two/README.md").read_text()
     for said in ("adapter 2: `01-two`", "`dpo.beta`: 0.1", "`data/pairs/x.jsonl`: ab12", "| 81.25 | 0.50 | 600 |", "no judge"):
         assert said in card
+
+
+def test_the_card_names_the_base_and_its_publisher(model, tmp_path):
+    lineage = read_lineage(model)
+    path = lineage.base / "lineage.json"
+    before = path.read_text()
+    try:
+        for facts, said in (
+            ({"model_name": "world-0", "publisher": "small world"}, "Made by LookAgain from world-0 of the small world."),
+            ({"base": "a/b", "revision": "c0ffee"}, "Made by LookAgain from a/b at revision `c0ffee`."),
+        ):
+            path.write_text(json.dumps(json.loads(before) | facts))
+            (tmp_path / "README.md").write_text(exporting.card(lineage, {}, None, False))
+            assert said in (tmp_path / "README.md").read_text()
+            kept = {key: facts.get(key) for key in ("publisher", "base_model")} | {"base_model": facts.get("base")}
+            assert {key: read_card(tmp_path).get(key) for key in kept} == kept
+    finally:
+        path.write_text(before)
 
 
 def test_adapters_alone_are_copied_as_they_are(model, tmp_path):

@@ -58,7 +58,10 @@ def look(tmp_path):
 
     def fill():
         return cells.fill(
-            tables.read("csr-9", tmp_path / "tables"), read_raw(tmp_path / "params.yaml"), experiments.experiments(tmp_path)
+            tables.read("csr-9", tmp_path / "tables"),
+            read_raw(tmp_path / "params.yaml"),
+            experiments.experiments(tmp_path),
+            "small world",
         )
 
     return fill
@@ -75,11 +78,11 @@ def test_rows_that_want_the_same_params_share_a_run(look, tmp_path):
 
 
 def test_command():
-    raw = {"lambda": 0.9, "evaluate": {"models": {}}, "policy": {"hub": {"id": "a"}}}
+    raw = {"lambda": 0.9, "evaluate": {"models": {}}, "policy": {"checkpoint": "a"}}
     overrides = {
         "lambda": 1e-7,
         "evaluate.models.base-dar": {"policy": "base", "dar": True},
-        "policy.hub.id": "llava-hf/llava-1.5-13b-hf",
+        "policy.checkpoint": "llava-hf/llava-1.5-13b-hf",
         "policy.note": "two words",
     }
     command = grid.command(grid.Run("csr-9-1", overrides, []), raw)
@@ -87,7 +90,7 @@ def test_command():
     assert command[10::2] == [
         "lambda=1e-07",
         "+evaluate.models.base-dar={policy: base, dar: true}",
-        "policy.hub.id=llava-hf/llava-1.5-13b-hf",
+        "policy.checkpoint=llava-hf/llava-1.5-13b-hf",
         "+policy.note='two words'",
     ]
 

@@ -53,7 +53,7 @@ def test_files_are_well_formed_and_their_metrics_exist(name):
         "chair_sampled": set(chair.METRICS),
     }
     read = table(name)
-    for column in [*read.columns, *read.world_columns]:
+    for column in [*read.columns, *read.small_columns]:
         for key in [key for row in read.rows for key in tables.metric_keys(tables.column_of(row, column))]:
             benchmark, _, rest = key.removesuffix("_vs_base").partition("/")
             if benchmark in known:
@@ -233,11 +233,11 @@ def test_first_difference(repository):
     chain = here.upstream("reports/metrics/csr-3.json")
     assert experiments.first_difference(chain, world_params()) is None
     assert experiments.first_difference(chain, world_params(csr__images=7)) is None  # of no stage upstream
-    assert experiments.first_difference(chain, world_params(policy__hub__id="other")) is None  # not the source chosen
+    assert experiments.first_difference(chain, world_params(scorer__model="other")) is None  # of no stage upstream
     assert experiments.first_difference(chain, world_params(evaluate__benchmarks=["mme"])) is None
     assert experiments.first_difference(chain, world_params(**{"lambda": 0.5})) == "lambda"
     assert experiments.first_difference(chain, world_params(csr__dpo__learning_rate=5e-7)) == "csr.dpo"
-    assert experiments.first_difference(chain, world_params(policy__world__tower_steps=1)) == "policy"
+    assert experiments.first_difference(chain, world_params(policy__revision="1")) == "policy"
 
 
 def test_a_number_that_dvc_writes_as_5e_07_is_that_number():
@@ -285,7 +285,7 @@ def cell(filled, row, column):
 
 
 def fill(name, raw, folder):
-    return cells.fill(table(name), raw, experiments.experiments(folder))
+    return cells.fill(table(name), raw, experiments.experiments(folder), "small world" if raw["publish"] else None)
 
 
 def test_rows_reuse_experiments(repository):
@@ -301,29 +301,31 @@ def test_rows_reuse_experiments(repository):
     assert half.params_hash != ninety.params_hash
 
 
-def test_in_the_world_nothing_is_passed_off_as_official(repository):
+def test_of_a_small_base_nothing_is_passed_off_as_official(repository):
     filled = fill("csr-9", world_params(), repository)
     found = cell(filled, "λ = 0.9", "CHAIR_S")
     assert found.difference is None  # another benchmark than the paper's
-    assert cell(filled, "λ = 0.9", "LLaVA-Bench").reason == "not in the world"
+    assert cell(filled, "λ = 0.9", "LLaVA-Bench").reason == "small world: no such benchmark"
     assert cell(filled, "λ = 0.9", "GQA").reason == "evaluate.benchmarks does not name gqa"
     text = render.to_markdown(filled)
-    assert "| world | " in text
+    assert "| small world | " in text
     assert "ours" not in text.split("\n- ")[0]
-    assert "the small world's own benchmarks" in text
+    assert "its publisher's own benchmarks" in text
     rows = list(csv.DictReader(io.StringIO(render.to_csv(filled))))
-    assert {row["benchmark"] for row in rows if row["value"]} == {"world"}
-    assert {row["benchmark"] for row in rows if row["column"] == "recall T=1"} == {"world"}  # also where it is not measured
+    assert {row["benchmark"] for row in rows if row["value"]} == {"small world"}
+    assert {row["benchmark"] for row in rows if row["column"] == "recall T=1"} == {
+        "small world"
+    }  # also where it is not measured
 
 
-def test_gains_in_the_world(repository):
+def test_gains_of_a_small_base(repository):
     found = cell(fill("csr-7", world_params(), repository), "iteration 3", "CHAIR_S")
     assert (found.gain, found.published_gain) == (-20.0, pytest.approx(21.0 - 48.8))
 
 
 def test_reasons_of_rows_that_cannot_be_run(repository):
     filled = fill("csr-1", world_params(), repository)
-    assert cell(filled, "13B, CSR", "GQA").reason == "the small world has one policy, which stands for LLaVA-1.5 7B"
+    assert cell(filled, "13B, CSR", "GQA").reason == "small world: one policy, which stands for LLaVA-1.5 7B"
     assert cell(filled, "Vlfeedback", "GQA").reason.startswith("its preferences are about photographs")
     assert not any(row.missing for row in filled.rows if row.label.startswith(("13B", "Vlfeedback")))
     assert cell(fill("csr-8", world_params(), repository), "Vila 7B", "GQA").reason.startswith("Vila 7B is not in a form")
@@ -334,20 +336,20 @@ def test_reasons_of_rows_that_cannot_be_run(repository):
 
 
 def test_means(repository):
-    # POPE (90 + 87 + 84) / 3 = 87, 100 - CHAIR_S = 80, 100 - CHAIR_I = 90: what the world has of the twelve parts.
+    # POPE (90 + 87 + 84) / 3 = 87, 100 - CHAIR_S = 80, 100 - CHAIR_I = 90: what the publisher has of the twelve parts.
     average = cell(fill("csr-2", world_params(), repository), "CSR", "average")
     assert average.value == pytest.approx((87 + 80 + 90) / 3)
     assert average.se == pytest.approx((1 + 2 + 1) / 3)
     with_mme = world_params(evaluate__benchmarks=["mme"])
-    # The world's MME has questions of perception alone: 1600 / 16 joins the mean, cognition does not empty it.
+    # The small world's MME has questions of perception alone: 1600 / 16 joins the mean, cognition does not empty it.
     assert cell(fill("csr-2", with_mme, repository), "CSR", "average").value == pytest.approx((100 + 87 + 80 + 90) / 4)
-    assert cell(fill("csr-9", with_mme, repository), "λ = 0.9", "MME-C").reason == "the world's mme has no such part"
+    assert cell(fill("csr-9", with_mme, repository), "λ = 0.9", "MME-C").reason == "small world: its mme has no such part"
 
 
 def official_params():
     raw = read_raw(ROOT / "presets/llava-1.5-7b.yaml")
     raw["evaluate"]["benchmarks"] = ["mme"]
-    raw["data"]["coco"]["benchmarks"] = {"mme": "data/raw/mme"}
+    raw["data"]["test"]["benchmarks"] = {"mme": "data/raw/mme"}
     return raw
 
 
@@ -355,14 +357,14 @@ def test_at_scale_the_difference_is_shown(tmp_path):
     git(tmp_path, "init", "--quiet")
     write_results(tmp_path, official_params(), chair_s=22.0)
     filled = fill("csr-1", official_params(), tmp_path)
-    assert not filled.world
+    assert filled.publisher is None
     assert cell(filled, "CSR", "CHAIR_S").difference == pytest.approx(1.0)
     assert cell(filled, "CSR", "POPE").difference == pytest.approx(87 - 87.01)
     assert cell(filled, "CSR", "MME-P").difference == pytest.approx(1600 - 1524.2)
     assert cell(filled, "CSR", "GQA").reason == "evaluate.benchmarks does not name gqa"
     thirteen = next(row for row in filled.rows if row.label == "13B, CSR")
     assert thirteen.missing
-    assert thirteen.overrides["policy.hub.id"] == "llava-hf/llava-1.5-13b-hf"
+    assert thirteen.overrides["policy.checkpoint"] == "llava-hf/llava-1.5-13b-hf"
     text = render.to_latex(filled)
     assert r"\texttt{difference} is ours" in text
     assert "`" not in text
@@ -373,7 +375,7 @@ def test_at_scale_the_difference_is_shown(tmp_path):
 
 
 def test_columns_of_params():
-    found = cells.fill(table("stic-4"), official_params(), [])
+    found = cells.fill(table("stic-4"), official_params(), [], None)
     assert (
         cell(found, "stage 1", "learning rate").value == load_params(ROOT / "presets/llava-1.5-7b.yaml").stic.dpo.learning_rate
     )
@@ -420,13 +422,24 @@ def test_the_page_shows_the_tables(repository, tmp_path):
     from lookagain.report.tables import Table
 
     filled = fill("csr-9", world_params(), repository)
-    content = page.Content({"base": {}}, Table([], []), tmp_path, {}, "abc123", {}, papers=[filled])
+    content = page.Content({"base": {}}, Table([], []), tmp_path, {}, {}, papers=[filled])
     text = page.render(content)
     assert "<summary>CSR, Table 9: The weight λ of the image relevance in the reward</summary>" in text
     assert '<th scope="row">λ = 0.9 [b]</th><td class="kind">paper</td><td>1524.2</td>' in text
     assert "<code>lookagain grid csr-9</code>" in text  # of the rows that are not measured
     assert "n/a [1]: evaluate.benchmarks does not name mme" in text
     assert "git " + git(repository, "rev-parse", "HEAD")[:12] in text
+
+
+def test_the_report_of_a_workspace_is_the_same_at_every_commit(repository, monkeypatch):
+    assert "git" in str(next(row.provenance for row in fill("csr-9", world_params(), repository).rows if row.provenance))
+    monkeypatch.setattr(experiments, "experiments", lambda folder: [experiments.workspace(folder, revision="")])
+    before = fill("csr-9", world_params(), repository)
+    git(repository, "commit", "--quiet", "--allow-empty", "--message=later")
+    after = fill("csr-9", world_params(), repository)
+    assert [render.render(after, form) for form in render.FORMATS] == [render.render(before, form) for form in render.FORMATS]
+    (made,) = {str(row.provenance) for row in before.rows if row.provenance}
+    assert "git" not in made
 
 
 # Figures of files, and folders to which several stages write.
@@ -480,16 +493,44 @@ def test_a_rows_section_names_its_benchmark(repository):
     assert tables.metric_keys(tables.column_of(row, columns[1])) == ["chartqa/all/accuracy_vs_base"]
 
 
+def folder_hash(**files):
+    """The hash that DVC records of a folder, which its cache does not list where it is a dependency."""
+    listed = [{"md5": digest, "relpath": path.replace("__", "/")} for path, digest in sorted(files.items())]
+    return md5(json.dumps(listed, sort_keys=True).encode()) + ".dir"
+
+
 def test_a_folder_of_several_stages_files_is_followed_file_by_file(repository):
-    listing = json.dumps([{"relpath": "seva.json", "md5": "1" * 32}, {"relpath": "old.json", "md5": "2" * 32}]).encode()
-    folder = cached(repository, listing, ".dir")
-    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva.json": "1" * 32})
+    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva": "1" * 32})
+    add_stage(repository, "evaluate@gone", {}, {"data/rows/gone": "2" * 32})  # no longer in dvc.yaml: dvc.lock keeps it
+    folder = folder_hash(seva="1" * 32)
     add_stage(repository, "measure_attention", {"data/rows": folder}, {"data/attention.json": "3" * 32})
     chain = experiments.workspace(repository).upstream("data/attention.json")
     assert {entry.name for entry in chain} == {"measure_attention", "evaluate@seva"}
-    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva.json": "4" * 32})
-    with pytest.raises(experiments.NotMeasured, match=r"read another data/rows/seva\.json than evaluate@seva wrote since"):
+    add_stage(repository, "evaluate@seva", {}, {"data/rows/seva": "4" * 32})
+    with pytest.raises(experiments.NotMeasured, match=r"read another data/rows/\w+ than evaluate@\w+ wrote since"):
         experiments.workspace(repository).upstream("data/attention.json")
+
+
+def test_a_run_on_another_publication_is_another_run(repository):
+    """What `publish` wrote stands behind data/published, which git keeps open by a file of its own."""
+    published = cached(repository, b'[{"md5": "11", "relpath": "policy/a"}]', ".dir")
+    add_stage(repository, "publish@world", {"reports/params.ok": "0" * 32}, {"data/published/world": published})
+    add_stage(repository, "check_params", {}, {"reports/params.ok": "0" * 32})
+    lock = yaml.safe_load((repository / "dvc.lock").read_text())
+    lock["stages"]["publish@world"]["params"] = {"params.yaml": {"publish.world": world_params()["publish"]["world"]}}
+    lock["stages"]["check_params"]["params"] = {"params.yaml": world_params(csr__images=7)}
+    folder = folder_hash(world__policy__a="11", **{".keep": md5(b"")})
+    lock["stages"]["prepare_policy"]["deps"] = [{"path": "data/published", "md5": folder}]
+    (repository / "dvc.lock").write_text(yaml.safe_dump(lock))
+    chain = experiments.workspace(repository).upstream("reports/metrics/csr-3.json")
+    assert {entry.name for entry in chain} == {"evaluate@3", "train_csr@3", "prepare_policy", "publish@world"}
+    assert experiments.first_difference(chain, world_params()) is None
+    assert experiments.first_difference(chain, world_params(publish__world__checkpoint="world-1")) == "publish.world"
+    add_stage(
+        repository, "publish@world", {}, {"data/published/world": cached(repository, b'[{"md5": "2", "relpath": "a"}]', ".dir")}
+    )
+    with pytest.raises(experiments.NotMeasured, match=r"prepare_policy read another data/published/world than publish@world"):
+        experiments.workspace(repository).upstream("reports/metrics/csr-3.json")
 
 
 def test_signs_and_latex():

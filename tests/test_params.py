@@ -11,6 +11,9 @@ from lookagain.params import ParamsError, flatten, load_params, pair_settings
 from lookagain.params import section as section_of
 
 ROOT = Path(__file__).parents[1]
+PUBLICATION = {
+    "checkpoint": "world-0", "pool": 600, "instruct": 1, "validation": 1, "test": 1, "questions": 10, "pope_per_image": 3,
+}  # fmt: skip
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
@@ -42,7 +45,18 @@ def test_tiny_is_what_is_committed():
 def test_presets_have_the_same_keys():
     assert {path.stem for path in PRESETS} >= {"tiny", "smoke", "llava-1.5-7b"}
     keys = {path.stem: set(flatten(load_params(path))) for path in PRESETS}
-    assert all(found == keys["tiny"] for found in keys.values())
+    optional = ("publish", "data.validation", "data.test.benchmarks")  # of files that only some have
+    common = {name: {key for key in found if not key.startswith(optional)} for name, found in keys.items()}
+    assert all(found == common["tiny"] for found in common.values())
+
+
+def test_presets_publish_or_name_files_and_weights_of_others():
+    for path in PRESETS:
+        params = load_params(path)
+        world = path.stem in ("tiny", "smoke", "tiny-as-released")
+        assert list(params.publish) == (["world"] if world else [])
+        assert params.data.test.images.startswith("data/published/world/" if world else "data/raw/")
+        assert (params.scorer.pretrained is None) == world
 
 
 @pytest.mark.parametrize(
@@ -62,13 +76,28 @@ def test_presets_have_the_same_keys():
         ({"csr__search__candidates": 1}, "csr.search.candidates = 1"),
         ({"evaluate__benchmarks": ["mmme"]}, "evaluate.benchmarks = 'mmme', allowed: scienceqa"),
         ({"evaluate__benchmarks": ["mme", "mme"]}, "each entry once"),
-        ({"evaluate__benchmarks": ["mme", "vizwiz"]}, "evaluate.benchmarks names vizwiz, which the world has no files of"),
-        ({"data__world__benchmark_questions": 9}, "data.world.benchmark_questions = 9 must be finite and 10 or more"),
-        ({"evaluate__judge__base_url": "https://x/v1"}, "name the judge"),
         (
-            {"data__source": "coco", "policy__source": "hub", "reward__source": "open_clip", "evaluate__benchmarks": ["gqa"]},
-            "evaluate.benchmarks names gqa, and data.coco.benchmarks does not say where it lies",
+            {"evaluate__benchmarks": ["mme", "vizwiz"]},
+            "evaluate.benchmarks names vizwiz, and data.test.benchmarks does not say where it lies",
         ),
+        ({"data__test__benchmarks__mmme": "x"}, "a key of data.test.benchmarks = 'mmme', allowed: scienceqa"),
+        ({"data__test__benchmarks__seedbench_ranking": "x"}, "a key of data.test.benchmarks = 'seedbench_ranking', allowed"),
+        ({"data__source": "world"}, "unknown key 'data.source'"),
+        ({"data__test": None}, "data.test must be a section"),
+        ({"data__test__images": None}, "data.test.images has no value"),
+        ({"data__test__chair_images": 0}, "data.test.chair_images = 0 must be finite and 1 or more"),
+        ({"data__pool__captions_json": None}, "data.pool.instances_json and captions_json go together"),
+        (
+            {"data__validation": None, "evaluate__split": "validation"},
+            "evaluate.split = validation, and data.validation is null",
+        ),
+        ({"publish__world__questions": 9}, "publish.world.questions = 9 must be finite and 10 or more"),
+        ({"publish__world__pool": 0}, "publish.world.pool = 0 must be finite and 1 or more"),
+        ({"publish__world__checkpoint": "../x"}, "publish.world.checkpoint: a name is of a-z"),
+        ({"publish": {"x;touch y;": PUBLICATION}}, "publish.x;touch y;: a name is of a-z"),
+        ({"publish": {}}, "data/published/world/pool/images, and publish names no world"),
+        ({"scorer__pretrained": "openai"}, "scorer.pretrained = openai goes with a name of open_clip's"),
+        ({"evaluate__judge__base_url": "https://x/v1"}, "name the judge"),
         ({"csr__images": 601}, "csr.images = 601 exceeds sample.images"),
         ({"seed": None}, "seed has no value"),
         ({"csr__search__reward": "best"}, "no file lookagain/rewards/best.py; there are: rank, value"),
@@ -84,7 +113,7 @@ def test_presets_have_the_same_keys():
             {"methods__self_rewarding": "own", "self_rewarding__pairs__temperature": 0.0},
             "self_rewarding.pairs.temperature = 0 would draw",
         ),
-        ({"sample__images": 5000}, "sample.images = 5000 exceeds data.world.pool_scenes"),
+        ({"sample__images": 5000}, "sample.images = 5000 exceeds publish.world.pool = 2000"),
         ({"stic__dpo__learning_rate": -1e-4}, "stic.dpo.learning_rate"),
         ({"stic__dpo__bta": 0.1}, "unknown key 'stic.dpo.bta'"),
         (
@@ -99,7 +128,7 @@ def test_presets_have_the_same_keys():
         ({"evaluate__models": {"x": {"policy": "base", "dar": False, "augment": {"name": "flip"}}}}, "x.augment.noise_step"),
         ({"evaluate__split": "train"}, "evaluate.split = 'train', allowed: test, validation"),
         ({"csr": 3}, "csr must be a section"),
-        ({"policy__source": "world", "data__source": "coco"}, "policy.source = world needs data.source = world"),
+        ({"methods__seva": "scorer"}, "name the model 'scorer', which something else makes too"),
     ],
     ids=str,
 )

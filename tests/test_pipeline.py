@@ -1,58 +1,36 @@
 """The whole pipeline on preset `smoke`, by the commands that a user types, in a copy of the working tree."""
 
 import json
-import os
-import re
-import shutil
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from project import copy_repository, run, stages_run
 
 from lookagain.params import load_params
 from lookagain.records import read_metrics
 
 pytestmark = pytest.mark.usefixtures("warm_stages")
 
-ROOT = Path(__file__).parents[1]
-
-
-def run(folder: Path, *command: str) -> str:
-    """A command's output; its exit code must be 0."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "ACCELERATE_", "GIT_"))}
-    kept |= {"HOME": str(folder.parent)}  # the remote lies there
-    kept |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    for who in ("AUTHOR", "COMMITTER"):
-        kept |= {f"GIT_{who}_NAME": "test", f"GIT_{who}_EMAIL": "test@example.org"}
-    done = subprocess.run(
-        command, cwd=folder, env=kept, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert done.returncode == 0, f"{' '.join(command)} exited {done.returncode}:\n{done.stdout[-6000:]}"
-    return done.stdout
-
-
-def stages_run(output: str) -> set[str]:
-    return set(re.findall(r"Running stage '(?:[^':]*:)?([^':]+)'", output))
-
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     """A repository of its own, with `smoke` run once: (folder, output of the run)."""
     folder = tmp_path_factory.mktemp("pipeline") / "lookagain"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.endswith("dvc.lock") and not name.startswith("reports/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    run(folder, "git", "init", "--quiet", "--initial-branch=main")
+    copy_repository(folder)
     run(folder, sys.executable, "-m", "lookagain.cli", "use", "smoke")
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message=start")
     return folder, run(folder, "dvc", "repro")
+
+
+def test_no_output_names_the_commit(repository):
+    folder, _ = repository
+    commit = run(folder, "git", "rev-parse", "--short=7", "HEAD").strip()
+    made = [path for path in (folder / "reports").rglob("*") if path.suffix in (".html", ".md", ".csv", ".json", ".tex")]
+    assert len(made) > 10
+    assert not [path for path in made if commit in path.read_text()]
 
 
 def models(folder: Path) -> list[str]:

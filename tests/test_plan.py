@@ -1,6 +1,7 @@
 """Costs against figures worked out by hand from the models' published sizes."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -16,6 +17,23 @@ from lookagain.training import collate
 ROOT = Path(__file__).parents[1]
 LLAVA = MODELS["llava-hf/llava-1.5-7b-hf"]
 H200 = HARDWARE["h200"]
+
+
+CONFIG = {
+    "text_config": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
+                    "vocab_size": 365, "tie_word_embeddings": True},
+    "vision_config": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8},
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_base(tmp_path, monkeypatch):
+    """A folder in which nothing has run: what is there is the base's config in checkpoints/."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "checkpoints/world-0/policy"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
 
 
 @pytest.fixture
@@ -73,15 +91,15 @@ def test_a_search_grows_all_trees_of_a_batch_to_the_depth_of_the_deepest(params)
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
-def test_every_stage_of_every_preset_has_its_line(preset, tmp_path, monkeypatch):
+def test_every_stage_of_every_preset_has_its_line(preset, small_base):
     params = load_params(ROOT / f"presets/{preset}.yaml")
-    monkeypatch.chdir(tmp_path)  # nothing has run
     costs = plan(params, H200, 1)
     names = [cost.stage for cost in costs]
     assert len(set(names)) == len(names)
     stages = [YAML(typ="safe").load(ROOT / file)["stages"] for file in ("dvc.yaml", "pipelines/csr/dvc.yaml")]
     known = {name.partition("@")[0] for name in names}
-    assert known == {*stages[0], *stages[1]} - (set() if params.continued_sft.models else {"train_continued"})
+    empty = {"train_continued": params.continued_sft.models, "publish": params.publish}
+    assert known == {*stages[0], *stages[1]} - {stage for stage, members in empty.items() if not members}
     assert {*(f"evaluate@{row}" for row in params.evaluate.models), "evaluate@1"} <= set(names)
     assert {f"train_dpo@{source}" for source in params.methods} <= set(names)
     shown = show(costs, H200, "h200", 1)
@@ -108,30 +126,12 @@ def test_the_headers_of_presets_are_the_plans(preset):
     assert (ROOT / re.findall(r"ACCELERATE_CONFIG=(\S+)", header)[0]).is_file()
 
 
-# The run whose times docs/gpu.md has: presets/tiny.yaml as it was then.
-RUN = {
-    "data.world": {"policy_scenes": 10000, "policy_charts": 2000, "instruct_scenes": 1000, "pool_scenes": 2000,
-                   "validation_scenes": 500, "test_scenes": 600, "benchmark_questions": 300},
-    "policy.world": {"tower_steps": 600, "align_steps": 400, "max_yesno_steps": 600, "mixed_steps": 1300},
-    "reward.world": {"steps": 200, "batch_size": 192}, "sample": {"images": 600}, "csr": {"iterations": 3, "images": 300},
-    "stic.describe": {"items": 500, "max_new_tokens": 96}, "seva.pairs": {"items": 400, "rejected": 1, "max_new_tokens": 96},
-    "evaluate": {"benchmarks": ["mme", "gqa", "mmbench", "seedbench", "textvqa", "chartqa", "pragmatics"], "split": "test"},
-    "runtime": {"batch_size": 64, "micro_batch_size": 4, "checkpointing": False},
-}  # fmt: skip
-
-
-def test_times_are_wrong_by_no_more_than_two_where_they_were_measured(tmp_path):
-    yaml = YAML()
-    raw = yaml.load(ROOT / "presets/tiny.yaml")
-    for place, values in RUN.items():
-        section = raw
-        for key in place.split("."):
-            section = section[key]
-        section |= values
-    yaml.dump(raw, tmp_path / "params.yaml")
-    costs = {cost.stage: cost.seconds for cost in plan(load_params(tmp_path / "params.yaml"), HARDWARE["cpu"], 2)}
+def test_times_are_wrong_by_no_more_than_two_where_they_were_measured(monkeypatch):
+    monkeypatch.chdir(ROOT)
     measured = re.findall(r"^\| `(\S+)` \| (\d+) s \| (\d+) s \|$", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE)
-    assert len(measured) == 28
+    if not measured:
+        pytest.skip("docs/gpu.md has no times of a run of preset tiny")
+    costs = {cost.stage: cost.seconds for cost in plan(load_params(ROOT / "presets/tiny.yaml"), HARDWARE["cpu"], 2)}
     for stage, seconds, planned in measured:
         assert costs[stage] == pytest.approx(float(planned), abs=0.6), stage
         assert 0.5 < float(seconds) / costs[stage] < 2, stage
@@ -156,26 +156,32 @@ def test_more_devices_are_never_slower_and_too_large_ones_are_told(params):
     assert "a device has 24" in show(plan(params, HARDWARE["rtx4090"], 1), HARDWARE["rtx4090"], "rtx4090", 1)
 
 
-def test_the_worlds_model_is_known_before_it_is_trained():
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+def test_a_published_base_is_known_before_any_run(small_base):
+    shape = shape_of(load_params(ROOT / "presets/tiny.yaml"))
+    assert (shape.hidden, shape.vocabulary, shape.image_tokens) == (128, 365, 64)
+    (small_base / "config.json").unlink()
+    with pytest.raises(SizeError, match="the sizes of data/published/world/policy are not known"):
+        shape_of(load_params(ROOT / "presets/tiny.yaml"))
 
-    from lookagain.world import labels, tower
-    from lookagain.world.pretrain import new_llava
-    from lookagain.world.tokenizer import build_tokenizer
 
-    sizes = {"hidden_size": tower.WIDTH, "intermediate_size": 4 * tower.WIDTH, "num_hidden_layers": tower.LAYERS}
-    vision = CLIPVisionConfig(**sizes, num_attention_heads=tower.HEADS, image_size=64, patch_size=labels.PATCH)
-    config = new_llava(CLIPVisionModel(vision), build_tokenizer()).config.to_dict()
-    known, found = shape_of(load_params(ROOT / "presets/tiny.yaml")), shape_from_config(config)
-    assert dataclasses.asdict(known) == pytest.approx(dataclasses.asdict(found), rel=0.1)
+def test_a_publication_says_how_much_there_is(small_base):
+    params = load_params(ROOT / "presets/tiny.yaml")
+    given = params.publish["world"]
+    twice = dataclasses.replace(given, pool=2 * given.pool, test=2 * given.test)
+    costs, more = (
+        {cost.stage: cost for cost in plan(dataclasses.replace(params, publish={"world": one}), HARDWARE["cpu"], 2)}
+        for one in (given, twice)
+    )
+    assert costs["publish@world"].disk == 8000 * (2000 + 1000 + 500 + 600 + 2 * 300)
+    assert more["prepare_data"].disk - costs["prepare_data"].disk == 8000 * 2600
+    assert more["evaluate_base"].tokens_out > 1.5 * costs["evaluate_base"].tokens_out
+    assert more["train_sft"] == costs["train_sft"]
+    assert costs["prepare_policy"].disk == costs["prepare_scorer"].disk == 0  # pinned where they lie
 
 
 def test_sizes_come_from_a_checkpoints_config():
-    text = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 365,
-            "tie_word_embeddings": True}  # fmt: skip
-    vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8}
-    shape = shape_from_config({"text_config": text, "vision_config": vision})
+    shape = shape_from_config(CONFIG)
     assert shape.parameters == 4 * (4 * 128**2 + 3 * 128 * 384) + 365 * 128
     assert (shape.image_tokens, shape.kv) == (64, 128)
     with pytest.raises(SizeError, match="hidden_size"):
-        shape_from_config({"text_config": {}, "vision_config": vision})
+        shape_from_config({**CONFIG, "text_config": {}})

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from project import write_reward
+from project import write_scorer
 
 from benchmarks.peers import OneByOneScorer
 from lookagain.rewards import (
     Candidate,
     ImageTextScorer,
-    RewardError,
+    ScorerError,
     calibrated,
     image_relevance,
     language_score,
@@ -45,8 +45,8 @@ def test_value_and_rank_mix_the_parts():
     assert rank.rewards(unlike, 1.0) == [0.0, 1.0]
 
 
-def test_missing_reward_model_is_named(tmp_path):
-    with pytest.raises(RewardError, match=r"reward\.json"):
+def test_missing_scorer_is_named(tmp_path):
+    with pytest.raises(ScorerError, match=r"scorer\.json"):
         ImageTextScorer(tmp_path)
 
 
@@ -54,8 +54,8 @@ def test_scores_do_not_depend_on_what_was_scored_before(images, tmp_path):
     """To the bit: a sentence's embedding depends on how many are encoded with it."""
     words = "the image shows a beach street dog cat car in left right there is".split()
     texts = [" ".join(random.Random(number).choices(words, k=6)) for number in range(40)]
-    write_reward(tmp_path / "reward")
-    one, other = (ImageTextScorer(tmp_path / "reward") for _ in range(2))
+    write_scorer(tmp_path / "scorer")
+    one, other = (ImageTextScorer(tmp_path / "scorer") for _ in range(2))
     one.encode_images(images[:2])
     one.encode_texts(texts[2:])
     assert torch.equal(one.encode_images(images[2:]), other.encode_images(images[2:]))
@@ -64,8 +64,8 @@ def test_scores_do_not_depend_on_what_was_scored_before(images, tmp_path):
 
 def test_sentences_are_encoded_once_until_the_next_images(tmp_path, images, monkeypatch):
     """The slow twin: one image and one sentence at a time."""
-    write_reward(tmp_path / "reward")
-    scorer, slow = ImageTextScorer(tmp_path / "reward"), OneByOneScorer(tmp_path / "reward")
+    write_scorer(tmp_path / "scorer")
+    scorer, slow = ImageTextScorer(tmp_path / "scorer"), OneByOneScorer(tmp_path / "scorer")
     seen = []
     monkeypatch.setattr(scorer, "tokenizer", lambda texts: seen.append(list(texts)) or slow.tokenizer(texts))
     for texts in (["a dog", "a cat", "a dog"], ["a cat", "a car", "a bus"]):

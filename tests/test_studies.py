@@ -1,4 +1,4 @@
-"""Studies: what is run and in which order, differences over seeds worked out by hand, and the page of a made-up study."""
+"""Studies: what is run and in which order, differences over runs worked out by hand, and the page of a made-up study."""
 
 import hashlib
 import json
@@ -18,39 +18,50 @@ from lookagain.params import read_raw
 ROOT = Path(__file__).parents[1]
 TINY = read_raw(ROOT / "presets/tiny.yaml")
 
-# Differences over seeds.
+BASES = ["a", "b", "c"]
+
+# Differences over runs.
 
 
-def test_intervals_over_seeds_and_over_images():
-    gap = gaps.difference([1.0, 2.0, 3.0], [0.3, 0.4, 0.0])
+def test_intervals_over_runs_and_over_images():
+    gap = gaps.difference([1.0, 2.0, 3.0], [0.3, 0.4, 0.0], BASES)
     # Standard deviation 1, so 4.30265 / sqrt(3); the mean's error over images is 0.5 / 3.
-    assert (gap.value, gap.at_seeds) == (2.0, [1.0, 2.0, 3.0])
-    assert gap.over_seeds == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    assert (gap.value, gap.in_runs) == (2.0, [1.0, 2.0, 3.0])
+    assert gap.over_runs == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
     assert gap.over_images == pytest.approx((2 - 0.32666, 2 + 0.32666), abs=1e-4)
-    one = gaps.difference([1.0], [None])
-    assert (one.over_seeds, one.over_images) == (None, None)
-    with pytest.raises(gaps.UserError, match="at most 10 seeds, this one has 11"):
-        gaps.difference([0.0] * 11, [0.0] * 11)
+    one = gaps.difference([1.0], [None], ["a"])
+    assert (one.over_runs, one.over_images) == (None, None)
+
+
+def test_with_several_seeds_of_each_base_the_base_is_a_fixed_factor():
+    gap = gaps.difference([0.0, 2.0, 9.0, 11.0], [0.5] * 4, ["a", "a", "b", "b"])
+    # Means 1 and 10, residuals of 1, 4 - 2 degrees of freedom: t = 4.30265, spread sqrt(2), error sqrt(2) / 2.
+    assert gap.value == 5.5
+    assert gap.over_runs == pytest.approx((5.5 - 3.04243, 5.5 + 3.04243), abs=1e-4)
+    assert gap.over_images == pytest.approx((5.5 - 0.48999, 5.5 + 0.48999), abs=1e-4)
+    uneven = gaps.difference([0.0, 2.0, 10.0], [0.5] * 3, ["a", "a", "b"])  # bases weigh the same: 1/4, 1/4, 1/2
+    assert uneven.value == 5.5
+    assert uneven.over_runs == pytest.approx((5.5 - 12.7062 * 3**0.5 / 2, 5.5 + 12.7062 * 3**0.5 / 2), abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("values", "error", "better", "said"),
     [
-        ([2.0, 2.1, 1.9], 9.0, "up", gaps.SHOWS),  # the seeds decide, whatever the images say
+        ([2.0, 2.1, 1.9], 9.0, "up", gaps.SHOWS),  # the runs decide, whatever the images say
         ([2.0, 2.1, 1.9], 9.0, "down", gaps.AGAINST),
         ([1.0, 2.0, 3.0], 0.1, "up", gaps.HERE),
         ([1.0, 2.0, 3.0], 0.1, "down", gaps.AGAINST_HERE),
-        ([-1.0, 2.0, 5.0], 0.1, "up", gaps.NOT),  # one seed says otherwise
+        ([-1.0, 2.0, 5.0], 0.1, "up", gaps.NOT),  # one run says otherwise
         ([1.0, 2.0, 3.0], 9.0, "up", gaps.NOT),
     ],
 )
 def test_verdicts(values, error, better, said):
-    assert gaps.verdict(gaps.difference(values, [error] * 3), better) == said
+    assert gaps.verdict(gaps.difference(values, [error] * 3, BASES), better) == said
 
 
 def test_an_effect_of_several_comparisons():
     assert gaps.together([gaps.SHOWS, gaps.SHOWS]) == "shows"
-    assert gaps.together([gaps.SHOWS, gaps.HERE]) == "shows at these seeds"
+    assert gaps.together([gaps.SHOWS, gaps.HERE]) == "shows in these runs"
     assert gaps.together([gaps.SHOWS, gaps.NOT]) == "shows in part, in 1 of 2 comparisons"
     assert gaps.together([gaps.NOT, gaps.NOT]) == "does not show"
     assert gaps.together([gaps.SHOWS, gaps.AGAINST_HERE]) == "does not show: the opposite is there in 1 of 2 comparisons"
@@ -68,12 +79,10 @@ def test_studies_can_be_run(name):
         benchmark, _, rest = key.removesuffix(studies.VS_CONTROL).partition("/")
         names = known.get(benchmark) or set(module(benchmark).METRICS)
         assert rest in names or (benchmark in BENCHMARKS and rest.rpartition("/")[2] in names), key
-    filled = cells.fill(studies.unfold(study, TINY), TINY, [])
+    filled = cells.fill(studies.unfold(study, TINY), TINY, [], "small world")
     assert all(row.missing for row in filled.rows)
     runs = grid.missing_runs(filled, TINY)
     assert len(runs) == len(study.runs) * len(study.measured)
-    order = [run.overrides.get("seed", TINY["seed"]) for run in runs]
-    assert order == sorted(order)  # each base is trained once and then in the cache
     assert sum(len(run.rows) for run in runs) == len(study.rows) * len(study.measured)
 
 
@@ -81,7 +90,8 @@ def test_studies_can_be_run(name):
 
 STUDY = """
 title: Two lambdas
-seeds: {validation: [1], test: [0, 1, 2]}
+checkpoints: {validation: [world-1], test: [world-0, world-1, world-2]}
+seeds: [0]
 runs: {high: {}, low: {lambda: 0.0}}
 rows:
   - {label: base, model: base, run: high}
@@ -106,10 +116,10 @@ notes: [Nothing of this was run.]
 """
 
 
-def metrics_of(model, chair_s, seed):
+def metrics_of(model, chair_s, world):
     """A metrics file; `chair_s` is this model's less the base's 30."""
     metrics = {
-        "chair/chair_s": {"value": 30.0 + seed + chair_s, "se": 1.0, "n": 9},
+        "chair/chair_s": {"value": 30.0 + world + chair_s, "se": 1.0, "n": 9},
         "chair/chair_i": {"value": 10.0 + chair_s, "se": 1.0, "n": 9},
         "chair/recall": {"value": 60.0, "se": 1.0, "n": 9},
         "chair/length": {"value": 20.0, "se": 1.0, "n": 9},
@@ -147,21 +157,23 @@ def study(tmp_path):
     return studies.read("two", tmp_path)
 
 
-def figures_of(study, root, seeds, low=(-1.0, -0.5, -1.5)):
+def figures_of(study, root, worlds, low=(-1.0, -0.5, -1.5)):
     """The study filled in from experiments on the test split: λ high is 2 to 2.2 below the base in CHAIR_S."""
     found = []
-    for seed in seeds:
-        at = {"seed": seed, "evaluate.split": "test"}
-        high = {"base": metrics_of("base", 0.0, seed), "csr-1": metrics_of("csr-1", (-2.0, -2.1, -2.2)[seed], seed)}
-        found.append(experiment(root, f"high{seed}", high, **at, **{"lambda": TINY["lambda"]}))
-        found.append(experiment(root, f"low{seed}", {"csr-1": metrics_of("csr-1", low[seed], seed)}, **at, **{"lambda": 0.0}))
-    return studies.Figures(study, cells.fill(studies.unfold(study, TINY), TINY, found))
+    for world in worlds:
+        at = {"publish.world": TINY["publish"]["world"] | {"checkpoint": f"world-{world}"}, "evaluate.split": "test"}
+        high = {"base": metrics_of("base", 0.0, world), "csr-1": metrics_of("csr-1", (-2.0, -2.1, -2.2)[world], world)}
+        found.append(experiment(root, f"high{world}", high, **at, **{"lambda": TINY["lambda"]}))
+        found.append(
+            experiment(root, f"low{world}", {"csr-1": metrics_of("csr-1", low[world], world)}, **at, **{"lambda": 0.0})
+        )
+    return studies.Figures(study, cells.fill(studies.unfold(study, TINY), TINY, found, "small world"))
 
 
 def test_differences_are_paired_where_the_files_are(study, tmp_path):
     figures = figures_of(study, tmp_path, range(3))
     gap = figures.gap("λ high", "base", "test", "CHAIR_S")
-    assert gap.at_seeds == pytest.approx([-2.0, -2.1, -2.2])
+    assert gap.in_runs == pytest.approx([-2.0, -2.1, -2.2])
     assert gap.over_images == pytest.approx((-2.1 - 1.95996 * 0.3 / 3**0.5, -2.1 + 1.95996 * 0.3 / 3**0.5), abs=1e-4)
     cut = figures.gap("λ high", studies.CONTROL, "test", "CHAIR_S")
     assert cut.value == pytest.approx(-1.1)
@@ -175,32 +187,32 @@ def test_differences_are_paired_where_the_files_are(study, tmp_path):
     assert words.over_images[1] == pytest.approx(1.95996 * 2**0.5 / 3**0.5, abs=1e-4)
     assert figures.gap("λ high", "base", "validation", "CHAIR_S") is None
     beyond = figures.gap("λ high", "base", "test", "beyond")  # a difference already, of which the base has none
-    assert beyond.at_seeds == pytest.approx([-1.0, -1.1, -1.2])
-    assert figures.gap("λ high", "λ low", "test", "beyond").at_seeds == pytest.approx([-1.0, -1.6, -0.7])
+    assert beyond.in_runs == pytest.approx([-1.0, -1.1, -1.2])
+    assert figures.gap("λ high", "λ low", "test", "beyond").in_runs == pytest.approx([-1.0, -1.6, -0.7])
 
 
 def test_the_page_says_what_shows(study, tmp_path):
     text = page(figures_of(study, tmp_path, range(3)), "Preset `tiny`")
     # λ high − base is sure, λ high − λ low is not: −1, −1.6, −0.7.
-    assert "| **the reward helps** | CSR, Table 2 | CHAIR\\_S | shows at these seeds |" in text
+    assert "| **the reward helps** | CSR, Table 2 | CHAIR\\_S | shows in these runs |" in text
     assert "| **at equal length too** | CSR | CHAIR\\_S | shows |" in text
     assert "it does not show: the opposite is there in 1 of 1 comparisons." in text
     assert "It never did." in text
     assert "| λ high − base | CHAIR\\_S ↓ | −2.1 | [−2.3, −1.9] | [−2.4, −1.8] | −2.0, −2.1, −2.2 | shows | – |" in text
-    assert "| **base** | 31.0 | 75.0 | 20.0 | – |" in text
+    assert "| **base** | 31.0 (30.0, 31.0, 32.0) | 75.0 (75.0, 75.0, 75.0) | 20.0 (20.0, 20.0, 20.0) | – |" in text
     assert re.search(
         r"\*\*λ high\*\* \| −2.1 \[−2.3, −1.9\]\\\* \| \S+ \[\+0.9, \+1.2\]\\\* \| \+0.0 \[\+0.0, \+0.0\] \|", text
     )
-    assert "missing, at least in part: seed 1 on validation)" in text
-    assert "Preset `tiny`; seed 1 on validation, seeds 0, 1, 2 on test." in text
-    assert "high0 (code of high0high0hi, benchmark data dddddddddddd): seed 0, test, run high" in text
+    assert "missing, at least in part: world-1, seed 0 on validation)" in text
+    assert "Preset `tiny`; seed 0; world-1 on validation; world-0, world-1, world-2 on test." in text
+    assert "high0 (code of high0high0hi, benchmark data dddddddddddd): world-0, seed 0, test, run high" in text
     assert "run low: lambda=0.0" in text
     assert "- Nothing of this was run." in text
 
 
 def test_the_page_of_a_study_that_has_just_begun(study, tmp_path):
     text = page(figures_of(study, tmp_path, [0]), "Preset `tiny`")
-    assert "| λ high − base | CHAIR\\_S ↓ | −2.0 | – | [−2.6, −1.4] | −2.0 | shows at these seeds | – |" in text
+    assert "| λ high − base | CHAIR\\_S ↓ | −2.0 | – | [−2.6, −1.4] | −2.0 | shows in these runs | – |" in text
     text = page(figures_of(study, tmp_path, []), "Preset `tiny`")
     assert len(re.findall("not measured \\|", text)) == 3
     assert "nothing is measured yet" in text
@@ -213,7 +225,8 @@ def test_a_malformed_study_is_refused(tmp_path):
         ("run: low}", "run: lost}", "row 'λ low' is of run 'lost', which is not among high, low"),
         ("than: λ low}]", "than: λ lower}]", "effect 'the reward helps' compares λ lower; rows: base, λ high, λ low"),
         ("figures: [CHAIR_S, both]", "figures: [words]", "must name figures that have a better side: CHAIR_S, beyond, both"),
-        ("test: [0, 1, 2]", "test: [0, 0]", "seeds of test must be one or more, each once"),
+        ("seeds: [0]", "seeds: [0, 0]", "seeds must be one or more, each once"),
+        ("world-0, world-1", "world-1, world-1", "checkpoints of test must be one or more, each once"),
     ):
         assert old in STUDY
         (tmp_path / "two.yaml").write_text(STUDY.replace(old, new))
@@ -223,8 +236,8 @@ def test_a_malformed_study_is_refused(tmp_path):
         studies.read("three", tmp_path)
 
 
-def test_a_study_is_of_the_small_world(study):
-    with pytest.raises(TableError, match=r"data\.source = coco: `lookagain use tiny`"):
+def test_a_study_varies_the_checkpoint_of_a_publication(study):
+    with pytest.raises(TableError, match=r"policy\.checkpoint = llava-hf/llava-1\.5-7b-hf is none of publish"):
         studies.unfold(study, read_raw(ROOT / "presets/llava-1.5-7b.yaml"))
     assert studies.preset_of({**TINY, "runtime": {}}, ROOT / "presets") == "tiny"
     assert studies.preset_of({**TINY, "lambda": 0.3}, ROOT / "presets") is None

@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from lookagain.evaluation import suite
 from lookagain.images import SUFFIXES, write_shards
 from lookagain.metrics import mmbench, mmbench_cn
-from lookagain.metrics.benchmark import PRESETS, BenchmarkError
+from lookagain.metrics.benchmark import LLAVA15, BenchmarkError
 from lookagain.pools import HUB
 from lookagain.records import Question, atomic_write
 
@@ -55,28 +55,26 @@ def locate(name: str, source: str) -> Path:
     module = suite.module(name)
     if not source.startswith("hub:"):
         if not Path(source).is_dir():
-            raise BenchmarkError(f"data.coco.benchmarks.{name}: no folder {source}; it is published at {module.SOURCE}")
+            raise BenchmarkError(f"benchmark {name}: no folder {source}; it is published at {module.SOURCE}")
         return Path(source)
     match = HUB.fullmatch(source)
     if not match:
-        raise BenchmarkError(
-            f"data.coco.benchmarks.{name}: {source} must be hub:OWNER/NAME@REVISION, REVISION a commit of 40 digits"
-        )
+        raise BenchmarkError(f"benchmark {name}: {source} must be hub:OWNER/NAME@REVISION, REVISION a commit of 40 digits")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(match["id"], repo_type="dataset", revision=match["revision"]))
     except Exception as error:  # of the hub's, or of whichever HTTP library it uses
-        raise BenchmarkError(f"data.coco.benchmarks.{name}: {source} not found, or no network: {error}") from error
+        raise BenchmarkError(f"benchmark {name}: {source} not found, or no network: {error}") from error
 
 
-def import_benchmark(name: str, source: str, target: Path, preset: str, max_pixels: int) -> Imported:
+def import_benchmark(name: str, source: str, target: Path, max_pixels: int) -> Imported:
     """Copy a benchmark's files to `target`, index its images there, and record hashes and counts in source.json.
 
     Raises BenchmarkError if files are missing or malformed, or an image that a question names is not in the folder.
     """
     folder = locate(name, source)
-    questions = suite.module(name).read(folder, PRESETS[preset])
+    questions = suite.module(name).read(folder, LLAVA15)  # of any preset: they differ in the prompts
     images = _image_files(folder, {question.image_id for question in questions})
     shutil.rmtree(target, ignore_errors=True)
     hashes = {}

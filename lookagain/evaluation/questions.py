@@ -19,16 +19,17 @@ from lookagain.metrics import chair, pope
 from lookagain.records import Question, RecordError
 
 CHAIR_SPLIT = "all"  # CHAIR has one list of images
+TRUNCATED_BASE = "truncated_base"  # CHAIR of the base's descriptions, cut to the length of this model's
 CHAIR_BENCHMARKS = ("chair", "chair_sampled")  # greedy descriptions, and sampled at T = 1
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """All that scoring reads: the questions with their official answers, each image's objects, and the world's tags."""
+    """All that scoring reads: the questions with their official answers, each image's objects, and named subsets of the images."""
 
     questions: list[Question]
     objects: dict[str, frozenset[str]]  # image id -> COCO categories, for CHAIR
-    art: dict[str, str]  # image id -> "seen" or "novel"; empty where images have no such tag
+    subsets: dict[str, frozenset[str]]  # name -> image ids; figures of each are reported apart
 
 
 class BenchmarkImages:
@@ -98,7 +99,7 @@ def read_annotations(
                 f"{folder}: {len(lost)} images that {benchmark}'s questions name are not in its images/ ({', '.join(lost[:3])}, "
                 "...): the label files belong to other images"
             )
-    return Annotations(questions, objects, _read_art(folder / "instances.json"))
+    return Annotations(questions, objects, read_subsets(folder / "instances.json"))
 
 
 def pope_questions(folder: Path, split: str, suffix: str) -> list[Question]:
@@ -109,6 +110,12 @@ def pope_questions(folder: Path, split: str, suffix: str) -> list[Question]:
     ]
 
 
-def _read_art(path: Path) -> dict[str, str]:
-    images = json.loads(path.read_text(encoding="utf-8"))["images"]
-    return {Path(image["file_name"]).stem: image["art"] for image in images if "art" in image}
+def read_subsets(path: Path) -> dict[str, frozenset[str]]:
+    """Image ids by the named subsets that COCO's `images` entries may list. Raises RecordError for a name that figures have."""
+    found: dict[str, set[str]] = {}
+    for image in json.loads(path.read_text(encoding="utf-8"))["images"]:
+        for name in image.get("subsets", ()):
+            found.setdefault(name, set()).add(Path(image["file_name"]).stem)
+    if wrong := [name for name in found if not name.isidentifier() or name in (CHAIR_SPLIT, TRUNCATED_BASE, *pope.SPLITS)]:
+        raise RecordError(f"{path}: subset {wrong[0]!r} must be named by letters, digits and _, and not as other figures are")
+    return {name: frozenset(found[name]) for name in sorted(found)}

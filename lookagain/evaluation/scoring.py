@@ -18,7 +18,7 @@ import numpy as np
 from lookagain import stats
 from lookagain.evaluation import suite
 from lookagain.evaluation.judging import judge_responses, judged_counts, unit_sums, wins
-from lookagain.evaluation.questions import CHAIR_BENCHMARKS, CHAIR_SPLIT, Annotations
+from lookagain.evaluation.questions import CHAIR_BENCHMARKS, CHAIR_SPLIT, TRUNCATED_BASE, Annotations
 from lookagain.judge import NO_JUDGE, Judge, Verdict
 from lookagain.metrics import chair, contextual, pope
 from lookagain.metrics.judged import percent
@@ -82,7 +82,9 @@ def score_model(
             metrics |= _judged(annotations, benchmark, mine, others, bootstrap, judge, judge_runs)
     if base is None:
         metrics |= _nulls_of_base()
-    return metrics | _novel_sprites(annotations, mine, bootstrap)
+    for name, images in annotations.subsets.items():
+        metrics |= _subset(annotations, name, images, mine, bootstrap)
+    return metrics
 
 
 Responses = dict[tuple[str, str, str], str]  # (benchmark, split, question id) -> response
@@ -219,9 +221,9 @@ def _chair(
     if "base" in captions:
         length = float(chair.score(counts[""].sum(0))["length"])
         control = chair_counts(annotations, chair.truncate(captions["base"], length))
-        name = f"{benchmark}/truncated_base"
+        name = f"{benchmark}/{TRUNCATED_BASE}"
         metrics |= measure(name, CHAIR_CONTROL, chair.score, {"": control}, (), len(control), bootstrap)
-        counts["truncated_base"] = control
+        counts[TRUNCATED_BASE] = control
     n = len(annotations.objects)
     return measure(benchmark, chair.METRICS, chair.score, counts, CHAIR_TESTED, n, bootstrap) | metrics
 
@@ -281,39 +283,32 @@ def _p_value(gap: np.ndarray, draws: np.ndarray, n: int) -> Metric:
 
 def _nulls_of_base() -> dict[str, Metric]:
     """The base's own entries where others have a comparison with it: null, with the reason."""
-    names = [f"{benchmark}/truncated_base/{name}" for benchmark in CHAIR_BENCHMARKS for name in CHAIR_CONTROL]
+    names = [f"{benchmark}/{TRUNCATED_BASE}/{name}" for benchmark in CHAIR_BENCHMARKS for name in CHAIR_CONTROL]
     for prefix, tested in [(f"pope/{split}", POPE_TESTED) for split in pope.SPLITS] + [
         (b, CHAIR_TESTED) for b in CHAIR_BENCHMARKS
     ]:
         names += [f"{prefix}/{name}_vs_base" for name in tested]
         names += [f"{prefix}/p_vs_base" if name == "accuracy" else f"{prefix}/{name}_p_vs_base" for name in tested]
     for benchmark in CHAIR_BENCHMARKS:
-        names += [f"{benchmark}/{name}_{kind}_truncated_base" for name in CHAIR_TESTED for kind in ("vs", "p_vs")]
+        names += [f"{benchmark}/{name}_{kind}_{TRUNCATED_BASE}" for name in CHAIR_TESTED for kind in ("vs", "p_vs")]
     return {name: Metric(None, reason=IS_BASE) for name in names}
 
 
-def _novel_sprites(annotations: Annotations, mine: Responses, bootstrap: Bootstrap) -> dict[str, Metric]:
-    """CHAIR and POPE on the images drawn with art that no training split uses; nothing where images have no such tag."""
-    if not annotations.art:
-        return {}
-    novel = {image for image, art in annotations.art.items() if art == "novel"}
-    names = [f"{benchmark}/novel_sprites/{name}" for benchmark in CHAIR_BENCHMARKS for name in CHAIR_CONTROL]
-    if not novel:
-        reason = "no image of this split is drawn with novel sprites"
-        return {name: Metric(None, reason=reason) for name in [*names, "pope/novel_sprites/accuracy"]}
+def _subset(
+    annotations: Annotations, name: str, images: frozenset[str], mine: Responses, bootstrap: Bootstrap
+) -> dict[str, Metric]:
+    """CHAIR and POPE on a named subset of the images."""
     metrics: dict[str, Metric] = {}
     for benchmark in CHAIR_BENCHMARKS:
         captions = captions_of(annotations, benchmark, mine)
-        counts = chair_counts(annotations, {image: text for image, text in captions.items() if image in novel})
-        metrics |= measure(f"{benchmark}/novel_sprites", CHAIR_CONTROL, chair.score, {"": counts}, (), len(counts), bootstrap)
+        counts = chair_counts(annotations, {image: text for image, text in captions.items() if image in images})
+        metrics |= measure(f"{benchmark}/{name}", CHAIR_CONTROL, chair.score, {"": counts}, (), len(counts), bootstrap)
     # A question that several files share counts once.
-    asked = {(q.image_id, q.prompt): q for q in annotations.questions if q.benchmark == "pope" and q.image_id in novel}
+    asked = {(q.image_id, q.prompt): q for q in annotations.questions if q.benchmark == "pope" and q.image_id in images}
     if not asked:
-        return metrics | {
-            "pope/novel_sprites/accuracy": Metric(None, reason="no POPE question is about an image with novel sprites")
-        }
+        return metrics | {f"pope/{name}/accuracy": Metric(None, reason="no POPE question is about these images")}
     counts = pope_counts(list(asked.values()), mine)
-    return metrics | measure("pope/novel_sprites", ("accuracy",), pope.score, {"": counts}, (), len(asked), bootstrap)
+    return metrics | measure(f"pope/{name}", ("accuracy",), pope.score, {"": counts}, (), len(asked), bootstrap)
 
 
 def _round(value: float | np.ndarray) -> float:

@@ -1,9 +1,9 @@
 """The benchmarks beside POPE's and CHAIR's own: what they ask, and their figures from the responses.
 
-Each is a module of `metrics` and has a folder of its name beside POPE's files: the official files, and its images in images/. The
-world's folders hold files in the same formats about its own scenes. `seedbench_ranking` is SEED-Bench by the official likelihood
-ranking: the response is the option that the policy finds least surprising after the question alone. Pragmatics' contrastive
-questions are answered in the same way, each caption as the response to the description prompt; the scores are log-probs.
+Each is a module of `metrics` and has a folder of its name beside POPE's files: the official files, and its images in images/.
+`seedbench_ranking` is SEED-Bench by the official likelihood ranking: the response is the option that the policy finds least
+surprising after the question alone. Pragmatics' contrastive questions are answered in the same way, each caption as the response
+to the description prompt; the scores are log-probs.
 """
 
 from __future__ import annotations

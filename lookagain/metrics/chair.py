@@ -107,7 +107,7 @@ def _read_objects(
     instances: Path | str, captions: Path | str, wanted: Container[str] | None
 ) -> dict[str, tuple[str, frozenset[str]]]:
     """(image id, objects) by COCO's number of the image, as text; of the wanted numbers alone, if given."""
-    boxes, references = _read_json(instances), _read_json(captions)
+    boxes, references = read_json(instances), read_json(captions)
     try:
         images = [image for image in boxes["images"] if wanted is None or str(image["id"]) in wanted]
         stems = {image["id"]: Path(image["file_name"]).stem for image in images}
@@ -149,7 +149,8 @@ def read_files(instances: Path, captions: Path, wanted: Container[str] | None = 
     ]
 
 
-def _read_json(path: Path | str) -> dict:
+def read_json(path: Path | str) -> dict:
+    """A file of COCO's annotations, mostly without the instances' outlines. Raises ChairError."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

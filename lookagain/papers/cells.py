@@ -1,8 +1,8 @@
 """A paper's table filled in: published numbers beside ours, with intervals, and where each of ours comes from.
 
 A row is measured by the first experiment that holds its model's metrics under equal params (`experiments.first_difference`). At
-scale, `difference` is ours less the published number. In the small world the benchmarks are its own, of the same kind: there the
-numbers themselves cannot be compared, so `gain` sets what a row has over the table's first row of the same policy beside what the
+scale, `difference` is ours less the published number. A small base has a publisher with benchmarks of its own, of the same kind:
+numbers cannot be compared there, so `gain` sets what a row has over the table's first row of the same policy beside what the
 paper's row has.
 """
 
@@ -30,9 +30,9 @@ from lookagain.papers.tables import Column, PaperTable, Row, column_of
 from lookagain.params import ParamsError, check_params
 from lookagain.schema import Params
 
-OWN = "the world's own column"
+OWN = "a column of the small base's publisher"
 # Sections whose keys are names that a user chooses.
-OPEN = ("methods", "evaluate.models", "continued_sft.models", "data.coco.benchmarks")
+OPEN = ("methods", "evaluate.models", "continued_sft.models", "data.validation.benchmarks", "data.test.benchmarks")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Provenance:
 
     experiment: str
     model: str
-    revision: str  # of git: the experiment's commit; of the workspace, the commit that is checked out
+    revision: str  # of git: the experiment's commit; of the workspace, that checked out; none in a report
     baseline: str  # of git: the commit that the experiment started from
     params_hash: str  # of all params that decide the model's figures
     overrides: dict[str, Any]
@@ -69,8 +69,9 @@ class Provenance:
         named = ", ".join([*self.changed[:3], *(["..."] if self.changed[3:] else [])])
         changed = f"; code changed since: {named}" if named else ""
         now = " now" if self.experiment == WORKSPACE else ""  # dvc.lock does not say at which commit the workspace was run
+        git = f"git {self.revision[:18]}{now}, " if self.revision else ""
         return (
-            f"{self.experiment}: {self.model}, {chosen}, params {self.params_hash}, git {self.revision[:18]}{now}, "
+            f"{self.experiment}: {self.model}, {chosen}, params {self.params_hash}, {git}"
             f"benchmark data {self.data_hash[:12] or 'of no record'}{changed}"
         )
 
@@ -92,7 +93,7 @@ class Filled:
     """A table or figure with all numbers that there are."""
 
     table: PaperTable
-    world: bool
+    publisher: str | None  # of a small base with benchmarks of its own; None at scale
     columns: list[Column]
     rows: list[FilledRow]
 
@@ -118,18 +119,16 @@ class Plan:
     reason: str | None = None
 
 
-def fill(table: PaperTable, raw: Mapping[str, Any], found: Sequence[Experiment]) -> Filled:
+def fill(table: PaperTable, raw: Mapping[str, Any], found: Sequence[Experiment], publisher: str | None) -> Filled:
     """A table with what `found` measured under the params `raw` (nested, as in params.yaml) and each row's overrides."""
-    world = raw["data"]["source"] == "world"
-    columns = [*table.columns, *(table.world_columns if world else [])]
-    rows = [_fill_row(table, row, columns, raw, found, world) for row in table.rows]
-    return Filled(table, world, columns, _with_gains(table, columns, rows))
+    columns = [*table.columns, *(table.small_columns if publisher else [])]
+    rows = [_fill_row(table, row, columns, raw, found, publisher) for row in table.rows]
+    return Filled(table, publisher, columns, _with_gains(table, columns, rows))
 
 
-def plan(table: PaperTable, row: Row, raw: Mapping[str, Any]) -> Plan:
+def plan(table: PaperTable, row: Row, raw: Mapping[str, Any], publisher: str | None) -> Plan:
     """What to run for a row; a row that cannot be run has a reason."""
-    world = raw["data"]["source"] == "world"
-    changed = row.world if world else None
+    changed = row.small if publisher else None
     label = (changed.label if changed else None) or row.label
     overrides = dict(changed.params if changed and changed.params is not None else row.params)
     if row.model is None or (changed and changed.reason):
@@ -138,10 +137,10 @@ def plan(table: PaperTable, row: Row, raw: Mapping[str, Any]) -> Plan:
     checkpoint = table.policies[policy]
     if checkpoint is None:
         return Plan(label, overrides, reason=f"{policy} is not in a form that transformers loads")
-    if world and policy != first:
-        return Plan(label, overrides, reason=f"the small world has one policy, which stands for {first}")
-    if not world and raw["policy"]["hub"]["id"] != checkpoint:
-        overrides |= {"policy.hub.id": checkpoint, "policy.hub.revision": "main"}
+    if publisher and policy != first:
+        return Plan(label, overrides, reason=f"{publisher}: one policy, which stands for {first}")
+    if not publisher and raw["policy"]["checkpoint"] != checkpoint:
+        overrides |= {"policy.checkpoint": checkpoint, "policy.revision": "main"}
     try:
         wanted = overridden(raw, overrides)
         settings = check_params(wanted, "params.yaml with this row's overrides")
@@ -172,18 +171,23 @@ def overridden(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 
 
 def _fill_row(
-    table: PaperTable, row: Row, columns: Sequence[Column], raw: Mapping[str, Any], found: Sequence[Experiment], world: bool
+    table: PaperTable,
+    row: Row,
+    columns: Sequence[Column],
+    raw: Mapping[str, Any],
+    found: Sequence[Experiment],
+    publisher: str | None,
 ) -> FilledRow:
-    chosen = plan(table, row, raw)
+    chosen = plan(table, row, raw, publisher)
     blank = [_published(table, row, place) for place in range(len(columns))]
     if chosen.reason is not None or chosen.wanted is None or row.model is None:
         cells = [replace(cell, reason=column.reason or chosen.reason) for cell, column in zip(blank, columns, strict=True)]
         return FilledRow(chosen.label, row.model, chosen.overrides, cells)
     columns = [column_of(row, column) for column in columns]
     match = _match(row, columns, chosen.wanted, found)
-    reader = RowReader(table, row, chosen.wanted, match[0] if match else None, world)
+    reader = RowReader(table, row, chosen.wanted, match[0] if match else None, publisher)
     cells = [replace(cell, **reader.figure(column)) for cell, column in zip(blank, columns, strict=True)]
-    if not world:
+    if not publisher:
         cells = [_difference(cell) for cell in cells]
     provenance = _provenance(row, chosen, *match) if match else None
     missing = any(cell.reason == reader.command for cell in cells)
@@ -191,7 +195,7 @@ def _fill_row(
 
 
 def _published(table: PaperTable, row: Row, place: int) -> Cell:
-    """The paper's part of a cell; the world's own columns have none."""
+    """The paper's part of a cell; a column of the publisher's has none."""
     if place >= len(table.columns):
         return Cell(unpublished=OWN)
     value = row.published[place]

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ LOCKS = ("dvc.lock", "pipelines/csr/dvc.lock")
 CACHE = ".dvc/cache/files/md5"
 WORKSPACE = "workspace"
 INTERNAL = ("exec", "stash", "celery", "temp", "apply")  # DVC's own names under refs/exps
+CHECKED = "reports/params.ok"  # of the stage that checks all params: a constant, which no result depends on
+KEPT_OPEN = {"relpath": ".keep", "md5": hashlib.md5(b"").hexdigest()}  # git's own file in data/published
 # One benchmark's figures do not depend on which others are asked: whether a file has a figure is seen in the file.
 INDEPENDENT = ("evaluate.benchmarks",)
 
@@ -94,14 +97,36 @@ class Experiment:
         return list(chain.values())
 
     def _read_by(self, entry: Entry) -> Iterator[tuple[str, str]]:
-        """What a stage read of what others wrote, with its hashes; of a folder to which several wrote, each one's file."""
+        """What a stage read of what others wrote, with its hashes."""
         for dep, digest in entry.deps.items():
-            if dep in self.entries:
+            if dep not in self.entries:
+                yield from self._parts(dep, digest).items()
+            elif dep != CHECKED:
                 yield dep, digest
-            elif digest.endswith(".dir") and any(out.startswith(f"{dep}/") for out in self.entries):
-                for listed in json.loads(self._cached(digest) or b"[]"):
-                    if (out := f"{dep}/{listed['relpath']}") in self.entries:
-                        yield out, listed["md5"]
+
+    def _parts(self, folder: str, digest: str) -> dict[str, str]:
+        """The outputs inside a folder that had this hash, with their own; with the folder's hash where these give another.
+
+        Outputs of stages that are gone stay in dvc.lock: those that the folder did not hold are left out.
+        """
+        parts = {out: entry.outs[out] for out, entry in self.entries.items() if out.startswith(f"{folder}/")}
+        files = {out: self._listed(out, own, folder) for out, own in parts.items()}
+        if not all(files.values()):
+            return parts  # DVC's cache here has no listing to compare
+        for size in range(len(parts), -1, -1) if parts else ():
+            for held in combinations(parts, size):
+                listed = [file for out in held for file in files[out]]
+                if digest in (_folder_hash(listed), _folder_hash([*listed, KEPT_OPEN])):
+                    return {out: parts[out] for out in held}
+        return dict.fromkeys(parts, digest)
+
+    def _listed(self, out: str, digest: str, folder: str) -> list[dict[str, str]]:
+        """The files of an output as DVC lists them, by paths inside `folder`; none where the cache does not know them."""
+        name = out.removeprefix(f"{folder}/")
+        if not digest.endswith(".dir"):
+            return [{"md5": digest, "relpath": name}]
+        inside = json.loads(self._cached(digest) or b"[]")
+        return [{"md5": one["md5"], "relpath": f"{name}/{one['relpath']}"} for one in inside]
 
     def read(self, path: str) -> bytes:
         """A file that a stage wrote, or one inside a folder that it wrote. Raises NotMeasured if no copy has the recorded hash."""
@@ -154,11 +179,15 @@ def experiments(root: Path | str = ".") -> list[Experiment]:
     return found
 
 
-def workspace(root: Path | str = ".", cache: Path | None = None) -> Experiment:
-    """The results that lie in the working tree; `cache` is DVC's, where it is not under `root` (a stage in a temporary copy)."""
+def workspace(root: Path | str = ".", cache: Path | None = None, revision: str | None = None) -> Experiment:
+    """The results that lie in the working tree; `cache` is DVC's, where it is not under `root` (a stage in a temporary copy).
+
+    `revision` is what they are said to be of; without it, the commit that is checked out.
+    """
     root = Path(root)
     locks = [(root / lock).read_bytes() if (root / lock).is_file() else None for lock in LOCKS]
-    revision = _git(root, "describe", "--always", "--dirty", "--abbrev=12").strip() or "no git"
+    if revision is None:
+        revision = _git(root, "describe", "--always", "--dirty", "--abbrev=12").strip() or "no git"
     return Experiment(WORKSPACE, revision, root, locks, cache)
 
 
@@ -182,9 +211,15 @@ def changed_code(chain: Sequence[Entry], root: Path | str = ".") -> list[str]:
 def first_difference(chain: Sequence[Entry], wanted: Mapping[str, Any]) -> str | None:
     """The first param (dotted) whose recorded value is not the wanted one; None if all are."""
     for key, value in recorded_params(chain).items():
-        if key not in INDEPENDENT and not _same(_used(value), _used(_at(wanted, key))):
+        if key not in INDEPENDENT and not _same(value, _at(wanted, key)):
             return key
     return None
+
+
+def _folder_hash(listed: Sequence[Mapping[str, str]]) -> str:
+    """The hash that DVC records of a folder with these files."""
+    text = json.dumps(sorted(listed, key=lambda file: file["relpath"]), sort_keys=True)
+    return f"{hashlib.md5(text.encode()).hexdigest()}.dir"
 
 
 def _at(raw: Any, key: str) -> Any:
@@ -193,13 +228,6 @@ def _at(raw: Any, key: str) -> Any:
             return None
         raw = raw[part]
     return raw
-
-
-def _used(section: Any) -> Any:
-    """A section without the sources that it does not choose: with `source: world`, what it says of hub or coco is not read."""
-    if isinstance(section, Mapping) and "source" in section:
-        return {key: value for key, value in section.items() if not isinstance(value, Mapping) or key == section["source"]}
-    return section
 
 
 def _same(one: Any, other: Any) -> bool:

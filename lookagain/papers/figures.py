@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lookagain.cards import publisher_of
 from lookagain.papers import render
 from lookagain.papers.cells import Cell, Filled, fill
 from lookagain.papers.experiments import Experiment
@@ -38,7 +39,8 @@ def write(filled: Filled, folder: Path | str) -> bool:
 
 def write_all(raw: Mapping[str, Any], found: Sequence[Experiment], into: Path | str, drawn: Path | str) -> list[Filled]:
     """Fill all tables; write those in which something was measured into one folder, and the figures among them into another."""
-    filled = [fill(read(name), raw, found) for name in names()]
+    publisher = publisher_of(raw)
+    filled = [fill(read(name), raw, found, publisher) for name in names()]
     for one in filled:
         if one.measured:
             render.write(one, into)
@@ -58,7 +60,7 @@ def draw(filled: Filled) -> Figure:
     panels = list(grid.flat)
     for axis, place in zip(panels, places, strict=False):
         axis.set_title(head(filled, filled.columns[place]))
-        _panel(axis, [row.cells[place] for row in rows], "world" if filled.world else "ours")
+        _panel(axis, [row.cells[place] for row in rows], filled.publisher or "ours")
         axis.margins(x=0.12)
     for axis in panels[len(places) :]:
         axis.set_visible(False)

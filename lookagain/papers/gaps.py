@@ -1,8 +1,9 @@
-"""Differences between two models over several seeds: their mean, two 95% intervals, and what these say of a published effect.
+"""Differences between two models over several runs: their mean, two 95% intervals, and what these say of a published effect.
 
-- Over seeds: Student's t on the differences at the seeds. A seed draws scenes, base, pairs and training anew, so the interval is
-  about another run of everything, images included; with few seeds it is wide.
-- Over images: from the bootstrap errors at each seed. It is about other images for these very models, and the narrower one.
+- Over runs: Student's t. With one run of each base the differences at the bases vary, and the interval is about another base; with
+  several seeds of each base the base is a fixed factor, what varies is left within the bases, and the interval is about other
+  seeds for these bases. With few runs it is wide.
+- Over images: from the bootstrap errors of each run. It is about other images for these very models, and the narrower one.
 """
 
 from __future__ import annotations
@@ -10,45 +11,47 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from lookagain.errors import UserError
+from scipy.special import stdtrit
 
-# Student's t at 97.5% by degrees of freedom, 1 to 9.
-T975 = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216)
 Z975 = 1.95996
 
 SHOWS, HERE, NOT, AGAINST_HERE, AGAINST = (
     "shows",
-    "shows at these seeds",
+    "shows in these runs",
     "does not show",
-    "opposite at these seeds",
+    "opposite in these runs",
     "opposite",
 )
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A difference: mean over seeds, its value at each, and 95% intervals (None where there is no error to make one of)."""
+    """A difference: mean over bases, its value in each run, and 95% intervals (None where there is no error to make one of)."""
 
     value: float
-    at_seeds: list[float]
-    over_seeds: tuple[float, float] | None
+    in_runs: list[float]
+    over_runs: tuple[float, float] | None
     over_images: tuple[float, float] | None
 
 
-def difference(at_seeds: Sequence[float], errors: Sequence[float | None]) -> Gap:
-    """The mean of differences at seeds, each with its standard error over images. Raises UserError for more than ten seeds."""
-    count = len(at_seeds)
-    if count > len(T975) + 1:
-        raise UserError(f"a study has at most {len(T975) + 1} seeds, this one has {count}")
-    mean = sum(at_seeds) / count
-    seeds = None
-    if count > 1:
-        spread = math.sqrt(sum((value - mean) ** 2 for value in at_seeds) / (count - 1))
-        seeds = _around(mean, T975[count - 2] * spread / math.sqrt(count))
-    known = [error for error in errors if error is not None]
-    images = _around(mean, Z975 * math.sqrt(sum(error**2 for error in known)) / count) if len(known) == count else None
-    return Gap(mean, list(at_seeds), seeds, images)
+def difference(in_runs: Sequence[float], errors: Sequence[float | None], bases: Sequence[str]) -> Gap:
+    """The mean over bases of the differences in runs, each with its standard error over images and its base."""
+    groups = [[value for value, base in zip(in_runs, bases, strict=True) if base == one] for one in dict.fromkeys(bases)]
+    value = fmean(map(fmean, groups))
+    weights = [1 / (len(groups) * bases.count(base)) for base in bases]
+    within = len(in_runs) > len(groups)
+    left = [one - (fmean(group) if within else value) for group in groups for one in group]
+    freedom = len(in_runs) - (len(groups) if within else 1)
+    runs = images = None
+    if freedom:
+        spread = math.sqrt(sum(one**2 for one in left) / freedom)
+        runs = _around(value, float(stdtrit(freedom, 0.975)) * spread * math.hypot(*weights))
+    known = [weight * error for weight, error in zip(weights, errors, strict=True) if error is not None]
+    if len(known) == len(in_runs):
+        images = _around(value, Z975 * math.hypot(*known))
+    return Gap(value, list(in_runs), runs, images)
 
 
 def _around(mean: float, reach: float) -> tuple[float, float]:
@@ -56,17 +59,17 @@ def _around(mean: float, reach: float) -> tuple[float, float]:
 
 
 def verdict(gap: Gap, better: str) -> str:
-    """Whether a difference is there, in the direction `better` (up or down): by the interval over seeds, which must exclude 0.
+    """Whether a difference is there, in the direction `better` (up or down): by the interval over runs, which must exclude 0.
 
-    Where only the one over images does, with the same sign at every seed, it is there at these seeds, and no more is known.
+    Where only the one over images does, with the same sign in every run, it is there in these runs, and no more is known.
     """
     sign = 1 if better == "up" else -1
-    toward, away = _excludes(gap.over_seeds, sign), _excludes(gap.over_seeds, -sign)
+    toward, away = _excludes(gap.over_runs, sign), _excludes(gap.over_runs, -sign)
     if toward or away:
         return SHOWS if toward else AGAINST
-    if all(sign * value > 0 for value in gap.at_seeds) and _excludes(gap.over_images, sign):
+    if all(sign * value > 0 for value in gap.in_runs) and _excludes(gap.over_images, sign):
         return HERE
-    if all(sign * value < 0 for value in gap.at_seeds) and _excludes(gap.over_images, -sign):
+    if all(sign * value < 0 for value in gap.in_runs) and _excludes(gap.over_images, -sign):
         return AGAINST_HERE
     return NOT
 

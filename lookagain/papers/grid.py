@@ -50,8 +50,7 @@ class Outcome:
 def missing_runs(filled: Filled, raw: Mapping[str, Any]) -> list[Run]:
     """The runs that would measure a table's missing rows; rows that want the same params share one.
 
-    A seed's stand together, for they share its base, which DVC's cache then has. Of these, those that change most come first: they
-    measure as well what the others want of the unchanged params.
+    Those that change most come first: they measure as well what the others want of the unchanged params.
     """
     runs: dict[str, Run] = {}
     for row in filled.rows:
@@ -59,7 +58,7 @@ def missing_runs(filled: Filled, raw: Mapping[str, Any]) -> list[Run]:
             changes = {key: value for key, value in row.overrides.items() if overridden(raw, {key: value}) != raw}
             name = run_name(filled.table.name, overridden(raw, changes))
             runs.setdefault(name, Run(name, changes, [])).rows.append(row.label)
-    return sorted(runs.values(), key=lambda run: (run.overrides.get("seed", raw["seed"]), -len(run.overrides)))
+    return sorted(runs.values(), key=lambda run: -len(run.overrides))
 
 
 def run_name(table: str, wanted: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from lookagain.errors import UserError
 from lookagain.papers.experiments import Experiment, NotMeasured
 from lookagain.papers.tables import ALWAYS, Column, PaperTable, Part, Row, metric_keys, part_keys
 from lookagain.records import Metric, from_dict
-from lookagain.schema import WORLD_BENCHMARKS
 
 NOT_RUN = "not run:"  # how the reason begins of what a run would measure
 
@@ -31,9 +30,9 @@ class RowReader:
         row: Row,
         wanted: Mapping[str, Any],
         experiment: Experiment | None,
-        world: bool,
+        publisher: str | None,
     ):
-        self._row, self._wanted, self._world = row, wanted, world
+        self._row, self._wanted, self._publisher = row, wanted, publisher
         self._experiment = experiment
         self.command = f"{NOT_RUN} lookagain grid {table.name}"  # the reason of what a grid would measure
         self._metrics: dict[str, Any] = {}
@@ -79,8 +78,8 @@ class RowReader:
             return metric
         if self._lacks(key):
             raise NotMeasured(
-                f"the world's {key.partition('/')[0]} has no such part"
-                if self._world
+                f"{self._publisher}: its {key.partition('/')[0]} has no such part"
+                if self._publisher
                 else f"reports/metrics/{self._row.model}.json has no {key}"
             )
         raise NotMeasured(self._unasked(key) or self.command)
@@ -95,7 +94,7 @@ class RowReader:
         """Raise NotMeasured if a run with these params would not measure a column."""
         reasons = [self._unasked(key) for key in metric_keys(column)]
         refused = [reason for reason in reasons if reason]
-        if refused and (column.metric or not self._world or len(refused) == len(reasons)):
+        if refused and (column.metric or not self._publisher or len(refused) == len(reasons)):
             raise NotMeasured(refused[0])
 
     def _unasked(self, key: str) -> str | None:
@@ -103,13 +102,14 @@ class RowReader:
         benchmark = key.partition("/")[0]
         if benchmark in (*ALWAYS, *self._wanted["evaluate"]["benchmarks"]):
             return None
-        if self._world and benchmark not in WORLD_BENCHMARKS:
-            return "not in the world"
+        split = self._wanted["data"][self._wanted["evaluate"]["split"]]
+        if self._publisher and benchmark.removesuffix("_ranking") not in split["benchmarks"]:
+            return f"{self._publisher}: no such benchmark"
         return f"evaluate.benchmarks does not name {benchmark}"
 
     def _mean(self, parts: Sequence[Part]) -> Metric:
-        """The mean of parts. In the world, of those that it has and that are asked: `_check_asked` saw that there are some."""
-        if self._world:
+        """The mean of parts; of a small base, of those that its publisher has and that are asked."""
+        if self._publisher:
             had = [part for part in parts if not any(self._unasked(key) or self._lacks(key) for key in part_keys(part))]
             parts = had or parts  # none: the first says why
         figures = [self._part(part) for part in parts]

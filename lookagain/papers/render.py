@@ -1,7 +1,7 @@
 """A filled table as text: terminal, Markdown, CSV and LaTeX (booktabs).
 
-Every row has up to four lines: the paper's numbers, ours (`ours`, or `world` where they are the small world's own benchmarks),
-the 95% interval, and the difference (at scale) or the gains of ours and the paper's (in the world). Numbers are traced in notes.
+Every row has up to four lines: the paper's numbers, ours (`ours`, or the name of a small base's publisher, whose benchmarks are its
+own), the 95% interval, and the difference (at scale) or the gains of ours and the paper's. Numbers are traced in notes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ARROWS = {"up": " ↑", "down": " ↓", None: ""}
 LABEL_WIDTH = 26  # characters of a row's label in the terminal
 QUIET = ("paper", "95%")  # kinds of lines that are printed dim
 FORMATS = {"markdown": "md", "csv": "csv", "latex": "tex"}  # and the ending of their files
-WORLD_NOTE = (
-    "Lines `world` are figures of a small policy on the small world's own benchmarks of the same kind, not on the published ones; "
-    "`gain` is what a row has over the first row of its policy: ours (the paper's)."
+SMALL_NOTE = (
+    "Lines `{publisher}` are figures of a small base on its publisher's own benchmarks of the same kind, not on the "
+    "published ones; `gain` is what a row has over the first row of its policy: ours (the paper's)."
 )
 SCALE_NOTE = (
     "`difference` is ours less the paper's; `±` is one standard error, bootstrapped over images, and `95%` its interval."
@@ -39,7 +39,7 @@ class Line:
     """One printed line of a row."""
 
     label: str  # of the row, empty but on its first line
-    kind: str  # paper | ours | world | 95% | difference | gain
+    kind: str  # paper | ours, or the publisher | 95% | difference | gain
     texts: list[str]
 
 
@@ -52,10 +52,10 @@ def lines(filled: Filled, places: Sequence[int] | None = None) -> list[Line]:
         pairs = [(row.cells[place], filled.columns[place]) for place in places]
         kinds = {
             "paper": [_paper(cell, column) for cell, column in pairs],
-            "world" if filled.world else "ours": [_ours(cell, column, known) for cell, column in pairs],
+            filled.publisher or "ours": [_ours(cell, column, known) for cell, column in pairs],
             "95%": [_interval(cell, column) for cell, column in pairs],
             "difference": [_signed(cell.difference, column) for cell, column in pairs],
-            "gain": [_gains(cell, column) if filled.world else "" for cell, column in pairs],
+            "gain": [_gains(cell, column) if filled.publisher else "" for cell, column in pairs],
         }
         said = {kind: texts for kind, texts in kinds.items() if set(texts) - {"", "–"}} or {"paper": kinds["paper"]}
         label = f"{row.label} [{marks[row.label]}]" if row.label in marks else row.label
@@ -77,14 +77,14 @@ def _letter(place: int) -> str:
 def notes(filled: Filled) -> list[str]:
     """The table's notes, then why numbers are missing, then where ours come from."""
     table = filled.table
-    world = WORLD_NOTE if filled.world else SCALE_NOTE
-    means = [f"{column.title}: {column.world}" for column in filled.columns if column.world and filled.world]
+    reading = SMALL_NOTE.format(publisher=filled.publisher) if filled.publisher else SCALE_NOTE
+    means = [f"{column.title}: {column.small}" for column in filled.columns if column.small and filled.publisher]
     missing = [f"n/a [{number}]: {reason}" for number, reason in enumerate(filled.reasons, 1)]
     absent = any(cell.published is None and cell.unpublished != OWN for row in filled.rows for cell in row.cells)
     dash = [f"–: {table.unpublished}"] if absent else []
     marks = provenance_marks(filled)
     sources = {marks[row.label]: str(row.provenance) for row in filled.rows if row.provenance}
-    return [*table.notes, world, *means, *dash, *missing, *(f"[{mark}] {source}" for mark, source in sources.items())]
+    return [*table.notes, reading, *means, *dash, *missing, *(f"[{mark}] {source}" for mark, source in sources.items())]
 
 
 def title(filled: Filled) -> str:
@@ -100,9 +100,9 @@ def measured_rows(filled: Filled) -> int:
 
 
 def head(filled: Filled, column: Column) -> str:
-    """A column's title; the world's own columns say so."""
-    own = filled.world and column not in filled.table.columns
-    return f"{'world: ' if own else ''}{column.title}{ARROWS[column.better]}"
+    """A column's title; the publisher's own columns say so."""
+    own = filled.publisher and column not in filled.table.columns
+    return f"{f'{filled.publisher}: ' if own else ''}{column.title}{ARROWS[column.better]}"
 
 
 def _number(value: float | None, column: Column) -> str:
@@ -117,7 +117,7 @@ def _signed(value: float | None, column: Column) -> str:
 
 
 def _paper(cell: Cell, column: Column) -> str:
-    """The paper's number; a dash where it prints none, nothing where the column is the world's own."""
+    """The paper's number; a dash where it prints none, nothing where the column is the publisher's."""
     return "" if cell.unpublished == OWN else "–" if cell.published is None else _number(cell.published, column)
 
 
@@ -226,7 +226,7 @@ def to_csv(filled: Filled) -> str:
         for column, cell in zip(filled.columns, row.cells, strict=True):
             source = _source(column_of(written, column))
             own = cell.value is not None or cell.unpublished == OWN
-            benchmark = "world" if filled.world and own and column.param is None else "official"
+            benchmark = filled.publisher if filled.publisher and own and column.param is None else "official"
             numbers = [
                 cell.published,
                 cell.value,

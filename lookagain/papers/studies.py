@@ -1,9 +1,9 @@
-"""Studies: a fixed list of experiments over several seeds, and the published effects that they are to test.
+"""Studies: a fixed list of experiments over several published bases, and the published effects that they are to test.
 
-studies/<name>.yaml holds seeds by split, runs (each a set of dotted overrides of params.yaml), rows (a model of a run), figures and
-effects. The last split decides; on the others settings are tuned, for which one seed may do. It unfolds into one table with a row
-for each row, seed and split, so that what is measured is found, and what is missing is run, as for the papers' tables. Seeds draw
-everything: the scenes, the base, the pairs, the training. A study is of the small world, where a seed can have all of that.
+studies/<name>.yaml holds checkpoints by split, seeds, runs (sets of dotted overrides of params.yaml), rows (a model of a run),
+figures and effects. The last split decides; on the others settings are tuned, for which one base may do. It unfolds into one table
+with a row for each row, checkpoint, seed and split, so that what is measured is found, and what is missing is run, as for the
+papers' tables. A checkpoint is a base with its scorer, a seed draws samples, pairs, order and decoding.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from lookagain.cards import publication_of
 from lookagain.papers.cells import Cell, Filled, FilledRow
 from lookagain.papers.gaps import Gap, difference
 from lookagain.papers.tables import LOADER, Column, PaperTable, Part, Row, Source, TableError, metric_keys
@@ -23,8 +24,17 @@ from lookagain.records import RecordError, from_dict
 
 FOLDER = "studies"
 CONTROL = "base, cut"  # what an effect's `than` may be beside a row: the base's descriptions cut to the model's own length
-WORLD = "the small world's"  # policy
 VS_BASE, VS_CONTROL = "_vs_base", "_vs_truncated_base"
+
+
+class Unit(NamedTuple):
+    """What every run is repeated on."""
+
+    checkpoint: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,8 @@ class Study:
 
     name: str
     title: str
-    seeds: dict[str, list[int]]  # by split, of which the last one decides
+    checkpoints: dict[str, list[str]]  # by split, of which the last one decides
+    seeds: list[int]  # of each checkpoint
     runs: dict[str, Any]  # name -> dotted overrides
     rows: list[StudyRow]
     blocks: list[Block]
@@ -79,13 +90,16 @@ class Study:
     @property
     def splits(self) -> list[str]:
         """Where there are figures; the last one decides."""
-        return list(self.seeds)
+        return list(self.checkpoints)
 
     @property
-    def measured(self) -> list[tuple[int, str]]:
-        """(seed, split) of all that is measured, a seed's together."""
-        seeds = dict.fromkeys(seed for own in self.seeds.values() for seed in own)
-        return [(seed, split) for seed in seeds for split in self.splits if seed in self.seeds[split]]
+    def measured(self) -> list[tuple[Unit, str]]:
+        """(checkpoint and seed, split) of all that is measured."""
+        return [(unit, split) for split in self.splits for unit in self.units(split)]
+
+    def units(self, split: str) -> list[Unit]:
+        """Checkpoints and seeds of a split."""
+        return [Unit(checkpoint, seed) for checkpoint in self.checkpoints[split] for seed in self.seeds]
 
     @property
     def columns(self) -> list[Column]:
@@ -100,13 +114,13 @@ class Study:
 
 def _problems(study: Study) -> Iterator[str]:
     labels, titles = [row.label for row in study.rows], [column.title for column in study.columns]
-    lists: dict[str, list] = {"rows": labels, "figures": titles}
-    lists |= {f"seeds of {split}": own for split, own in study.seeds.items()}
+    lists: dict[str, list] = {"rows": labels, "figures": titles, "seeds": study.seeds}
+    lists |= {f"checkpoints of {split}": own for split, own in study.checkpoints.items()}
     for kind, given in lists.items():
         if len(set(given)) != len(given) or not given:
             yield f"{kind} must be one or more, each once"
-    if not study.seeds:
-        yield "seeds must be by split, as test: [0, 1, 2]"
+    if not study.checkpoints:
+        yield "checkpoints must be by split, as test: [world-1, world-2, world-3]"
     if study.rows and study.rows[0].model != "base":
         yield "the first row must be of the model base"
     for row in study.rows:
@@ -147,26 +161,35 @@ def read(name: str, folder: Path | str = FOLDER) -> Study:
 
 
 def unfold(study: Study, raw: Mapping[str, Any]) -> PaperTable:
-    """The study as one table under the params `raw`: each row at each seed and split, each figure also as compared with the base.
+    """The study as one table under the params `raw`: each row at each unit and split, each figure also as compared with the base.
 
-    Raises TableError if these params are not of the small world.
+    Raises TableError if the base that these params name is not one that `publish` picks.
     """
-    if raw["data"]["source"] != "world":
+    picked = publication_of(raw["policy"]["checkpoint"], raw["publish"])
+    if picked is None:
         raise TableError(
-            f"study {study.name} is of the small world, and data.source = {raw['data']['source']}: `lookagain use tiny`"
+            f"study {study.name} varies the checkpoint that publish names, and policy.checkpoint = {raw['policy']['checkpoint']} "
+            "is none of publish: `lookagain use tiny`"
         )
     columns = [one for column in study.columns for one in (column, against(column, VS_BASE), against(column, VS_CONTROL))]
     rows = [
         Row(
-            label_of(row.label, seed, split),
+            label_of(row.label, unit, split),
             row.model,
             [None] * len(columns),
-            {"seed": seed, "evaluate.split": split, **study.runs[row.run]},
+            {
+                f"publish.{picked}.checkpoint": unit.checkpoint,
+                "seed": unit.seed,
+                "evaluate.split": split,
+                **study.runs[row.run],
+            },
         )
-        for seed, split in study.measured
+        for unit, split in study.measured
         for row in study.rows
     ]
-    return PaperTable(study.name, study.title, Source("", ""), "table", {WORLD: WORLD}, columns, rows, [], [])
+    return PaperTable(
+        study.name, study.title, Source("", ""), "table", {picked: raw["policy"]["checkpoint"]}, columns, rows, [], []
+    )
 
 
 def preset_of(raw: Mapping[str, Any], folder: Path | str = "presets") -> str | None:
@@ -178,9 +201,9 @@ def preset_of(raw: Mapping[str, Any], folder: Path | str = "presets") -> str | N
     return next((path.stem for path in sorted(Path(folder).glob("*.yaml")) if results(read_raw(path)) == results(raw)), None)
 
 
-def label_of(label: str, seed: int, split: str) -> str:
+def label_of(label: str, unit: Unit, split: str) -> str:
     """A row's label in the unfolded table."""
-    return f"{label} (seed {seed}, {split})"
+    return f"{label} ({unit}, {split})"
 
 
 def against(column: Column, other: str) -> Column:
@@ -195,7 +218,7 @@ def against(column: Column, other: str) -> Column:
 
 
 class Figures:
-    """The figures of a study by row, seed and split."""
+    """The figures of a study by row, unit and split."""
 
     def __init__(self, study: Study, filled: Filled):
         self.study = study
@@ -205,44 +228,44 @@ class Figures:
         keys = {column.title: metric_keys(column) for column in study.columns}
         self._comparisons = {title for title, used in keys.items() if any(key.endswith((VS_BASE, VS_CONTROL)) for key in used)}
 
-    def row(self, label: str, seed: int, split: str) -> FilledRow:
+    def row(self, label: str, unit: Unit, split: str) -> FilledRow:
         """A filled row."""
-        return self._rows[label_of(label, seed, split)]
+        return self._rows[label_of(label, unit, split)]
 
-    def cell(self, label: str, seed: int, split: str, title: str) -> Cell:
+    def cell(self, label: str, unit: Unit, split: str, title: str) -> Cell:
         """One figure of a row."""
-        return self.row(label, seed, split).cells[self._places[title]]
+        return self.row(label, unit, split).cells[self._places[title]]
 
     def values(self, label: str, split: str, title: str) -> list[float]:
-        """A row's figure at each seed that measured it."""
-        cells = [self.cell(label, seed, split, title) for seed in self.study.seeds[split]]
+        """A row's figure in each run that measured it."""
+        cells = [self.cell(label, unit, split, title) for unit in self.study.units(split)]
         return [cell.value for cell in cells if cell.value is not None]
 
     def gap(self, label: str, other: str, split: str, title: str) -> Gap | None:
-        """What a row has over another (or over `CONTROL`) in a figure; None if no seed measured both."""
-        found = [self._gap_at(seed, label, other, split, title) for seed in self.study.seeds[split]]
-        known = [one for one in found if one is not None]
-        return difference([value for value, _ in known], [error for _, error in known]) if known else None
+        """What a row has over another (or over `CONTROL`) in a figure; None if no unit measured both."""
+        gaps = {unit: self._gap_at(unit, label, other, split, title) for unit in self.study.units(split)}
+        known = [(*gap, unit.checkpoint) for unit, gap in gaps.items() if gap is not None]
+        return difference(*zip(*known, strict=True)) if known else None
 
-    def _gap_at(self, seed: int, label: str, other: str, split: str, title: str) -> tuple[float, float | None] | None:
-        """The difference at one seed and its error over images.
+    def _gap_at(self, unit: Unit, label: str, other: str, split: str, title: str) -> tuple[float, float | None] | None:
+        """The difference in one run and its error over images.
 
         The error is paired where metrics files have it so: against the base, or the base cut. Of two other models it is that of
         their two differences from the base, as if these were independent; they share the base, so that it is rather too large.
         """
         if other == CONTROL:
-            cell = self.cell(label, seed, split, f"{title}{VS_CONTROL}")
+            cell = self.cell(label, unit, split, f"{title}{VS_CONTROL}")
             return None if cell.value is None else (cell.value, cell.se)
-        mine, theirs = (self.cell(one, seed, split, title) for one in (label, other))
+        mine, theirs = (self.cell(one, unit, split, title) for one in (label, other))
         if title in self._comparisons and other == self.study.rows[0].label:
             return None if mine.value is None else (mine.value, mine.se)
         if mine.value is None or theirs.value is None:
             return None
-        errors = [self._error(one, seed, split, title) for one in (label, other) if one != self.study.rows[0].label]
+        errors = [self._error(one, unit, split, title) for one in (label, other) if one != self.study.rows[0].label]
         if any(error is None for error in errors):
             errors = [mine.se, theirs.se]
         known = [error for error in errors if error is not None]
         return mine.value - theirs.value, sum(error**2 for error in known) ** 0.5 if len(known) == len(errors) else None
 
-    def _error(self, label: str, seed: int, split: str, title: str) -> float | None:
-        return self.cell(label, seed, split, f"{title}{VS_BASE}").se
+    def _error(self, label: str, unit: Unit, split: str, title: str) -> float | None:
+        return self.cell(label, unit, split, f"{title}{VS_BASE}").se

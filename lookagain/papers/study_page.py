@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lookagain.papers.gaps import HERE, SHOWS, Gap, together, verdict
-from lookagain.papers.studies import CONTROL, VS_CONTROL, Block, Effect, Figures
+from lookagain.papers.studies import CONTROL, VS_CONTROL, Block, Effect, Figures, Unit
 from lookagain.papers.tables import Column
 
 ARROWS = {"up": " ↑", "down": " ↓", None: ""}
-SPLITS = {"test": "test scenes", "validation": "validation scenes, on which settings are tuned"}
+SPLITS = {"test": "test images", "validation": "validation images, on which settings are tuned"}
 NONE = "–"
-READING = """A seed draws everything anew: the scenes, the base, the reward, the pairs, the order of training. Intervals are 95%:
+READING = """A run is one of a base, published with its scorer, and a seed, which draws samples, pairs, order and decoding; the
+images are the same for all. Intervals are 95%:
 
-- **over seeds**, Student's t on the differences at the seeds: what another run of everything would give, other images included;
-- **over images**, from the bootstrap errors at each seed: what these very models would give on other images of their worlds. It is
-  paired against the base, and the base cut; between two other models it is rather too wide.
+- **over runs**, Student's t: {runs};
+- **over images**, from the bootstrap errors of each run: what these very models would give on other images. It is paired against
+  the base, and the base cut; between two other models it is rather too wide.
 
-An effect *shows* in a figure if the interval over seeds lies on its side of 0. It *shows at these seeds* if only the interval over
-images does, and every seed has the same sign: more seeds may decide it. Nothing is corrected for the number of comparisons. Of
+An effect *shows* in a figure if the interval over runs lies on its side of 0. It *shows in these runs* if only the interval over
+images does, and every run has the same sign: more runs may decide it. Nothing is corrected for the number of comparisons. Of
 several figures the first one decides, which the study's file names; the others are there to see what else moves."""
+ONE_SEED = "the differences at the bases vary, and it says what another base would give"
+MORE_SEEDS = "the base is a fixed factor, and it says what other seeds would give for these bases"
 
 
 def page(figures: Figures, params: str) -> str:
@@ -27,15 +30,14 @@ def page(figures: Figures, params: str) -> str:
     study = figures.study
     split = study.splits[-1]
     lost = [found for found in study.measured if any(figures.row(row.label, *found).missing for row in study.rows)]
-    seeds = ", ".join(
-        f"{'seeds' if own[1:] else 'seed'} {', '.join(map(str, own))} on {one}" for one, own in study.seeds.items()
-    )
+    bases = "; ".join(f"{', '.join(own)} on {one}" for one, own in study.checkpoints.items())
+    seeds = f"{'seeds' if study.seeds[1:] else 'seed'} {', '.join(map(str, study.seeds))}"
     head = [
         f"# {study.title}",
         f"Written by `lookagain study {study.name}` from files that the pipeline produced; nothing here is edited by hand. "
-        f"`lookagain grid {study.name}` runs what is missing. {params}; {seeds}.",
+        f"`lookagain grid {study.name}` runs what is missing. {params}; {seeds}; {bases}.",
         *([_unmeasured(study.name, lost)] if lost else []),
-        READING,
+        READING.format(runs=MORE_SEEDS if study.seeds[1:] else ONE_SEED),
         _list(study.notes),
     ]
     effects = ["## Published effects", _summary(figures, split), *(_effect(figures, effect) for effect in study.effects)]
@@ -47,8 +49,8 @@ def page(figures: Figures, params: str) -> str:
     return "\n\n".join(part for part in [*head, *effects, *tables, *sources] if part) + "\n"
 
 
-def _unmeasured(name: str, lost: Sequence[tuple[int, str]]) -> str:
-    where = ", ".join(f"seed {seed} on {split}" for seed, split in lost)
+def _unmeasured(name: str, lost: Sequence[tuple[Unit, str]]) -> str:
+    where = ", ".join(f"{unit} on {split}" for unit, split in lost)
     return f"**Not all is measured yet** (missing, at least in part: {where}): `lookagain grid {name}` runs it."
 
 
@@ -56,7 +58,7 @@ def _summary(figures: Figures, split: str) -> str:
     rows = []
     for effect in figures.study.effects:
         rows.append([f"**{effect.says}**", effect.source, effect.figures[0], _verdict_of(figures, effect, split)])
-    return _table(["effect", "published in", f"decided by, on {split}", "in the small world"], rows, ":--")
+    return _table(["effect", "published in", f"decided by, on {split}", "here"], rows, ":--")
 
 
 def _verdict_of(figures: Figures, effect: Effect, split: str) -> str:
@@ -71,7 +73,7 @@ def _effect(figures: Figures, effect: Effect) -> str:
     """One effect: its verdict as a sentence, all comparisons, and why it may not show."""
     *others, split = figures.study.splits
     found = _verdict_of(figures, effect, split)
-    heads = ["comparison", "figure", f"{split}", "over seeds", "over images", "at each seed", "", *others]
+    heads = ["comparison", "figure", f"{split}", "over runs", "over images", "in each run", "", *others]
     rows = []
     for title in effect.figures:
         column = _column(figures, title)
@@ -97,15 +99,15 @@ def _effect(figures: Figures, effect: Effect) -> str:
 
 
 def _told(gap: Gap | None, column: Column) -> list[str]:
-    """A difference, its intervals, and its value at each seed."""
+    """A difference, its intervals, and its value in each run."""
     if gap is None:
         return [NONE] * 4
-    each = ", ".join(_signed(value, column) for value in gap.at_seeds)
-    return [_signed(gap.value, column), _interval(gap.over_seeds, column), _interval(gap.over_images, column), each]
+    each = ", ".join(_signed(value, column) for value in gap.in_runs)
+    return [_signed(gap.value, column), _interval(gap.over_runs, column), _interval(gap.over_images, column), each]
 
 
 def _block(figures: Figures, block: Block, split: str) -> str:
-    """Figures of the base, the mean over seeds, and each other model's differences from it with the interval over seeds."""
+    """Figures of the base, mean and each run's, and other models' differences from it with the interval over runs."""
     base, *others = [row.label for row in figures.study.rows]
     heads = [block.title, *(column.title + ARROWS[column.better] for column in block.columns)]
     rows = [[f"**{base}**", *(_mean(figures.values(base, split, column.title), column) for column in block.columns)]]
@@ -115,8 +117,8 @@ def _block(figures: Figures, block: Block, split: str) -> str:
 
 def _legend(other: str) -> str:
     return (
-        f"Means over seeds; below each first row, differences from {other} with the 95% interval over seeds. "
-        "\\* it excludes 0; ° only that over images does, with one sign at all seeds."
+        f"Means over runs, and in brackets each run's; below each first row, differences from {other} with the 95% interval over "
+        "runs. \\* it excludes 0; ° only that over images does, with one sign in all runs."
     )
 
 
@@ -134,9 +136,7 @@ def _control(figures: Figures, split: str) -> str:
 
 
 def _has_control(figures: Figures, label: str, split: str, column: Column) -> bool:
-    return any(
-        figures.cell(label, seed, split, f"{column.title}{VS_CONTROL}").value is not None for seed in figures.study.seeds[split]
-    )
+    return bool(figures.values(label, split, f"{column.title}{VS_CONTROL}"))
 
 
 def _cell(figures: Figures, label: str, other: str, split: str, column: Column) -> str:
@@ -145,22 +145,22 @@ def _cell(figures: Figures, label: str, other: str, split: str, column: Column) 
         return NONE
     sure, here = (any(verdict(gap, side) == one for side in ("up", "down")) for one in (SHOWS, HERE))
     mark = "\\*" if sure else "°" if here else ""
-    return f"{_signed(gap.value, column)} {_interval(gap.over_seeds, column)}{mark}".strip()
+    return f"{_signed(gap.value, column)} {_interval(gap.over_runs, column)}{mark}".strip()
 
 
 def _sources(figures: Figures) -> str:
-    """Each experiment, and the seeds, splits and runs that it measured."""
+    """Each experiment, and the units, splits and runs that it measured."""
     study = figures.study
     measured: dict[str, list[str]] = {}
     changed: set[str] = set()
-    for seed, split in study.measured:
+    for unit, split in study.measured:
         for row in study.rows:
-            made = figures.row(row.label, seed, split).provenance
+            made = figures.row(row.label, unit, split).provenance
             if made is not None:
                 who = (
                     f"{made.experiment} (code of {made.baseline[:12]}, benchmark data {made.data_hash[:12] or 'of no record'})"
                 )
-                what = f"seed {seed}, {split}, run {row.run}"
+                what = f"{unit}, {split}, run {row.run}"
                 if what not in measured.setdefault(who, []):
                     measured[who].append(what)
                 changed.update(made.changed)
@@ -178,7 +178,10 @@ def _column(figures: Figures, title: str) -> Column:
 
 
 def _mean(values: Sequence[float], column: Column) -> str:
-    return f"{sum(values) / len(values):.{column.digits}f}" if values else NONE
+    if not values:
+        return NONE
+    each = f" ({', '.join(f'{value:.{column.digits}f}' for value in values)})" if values[1:] else ""
+    return f"{sum(values) / len(values):.{column.digits}f}{each}"
 
 
 def _signed(value: float, column: Column) -> str:

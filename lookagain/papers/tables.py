@@ -2,8 +2,8 @@
 
 A row names the model whose figures it reads and the params that define it, as dotted overrides of params.yaml; a column names a
 figure of reports/metrics/<model>.json, a mean of several, a param, or a file of the pipeline; `{model}` and `{section}` in it stand
-for the row's. Where a thing does not exist here, the row or column gives the reason. `world` replaces a row's label and params in
-the small world, whose numbers are smaller.
+for the row's. Where a thing does not exist here, the row or column gives the reason. `small` replaces a row's label and params for
+a small base, whose numbers are smaller.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ class Column:
     reason: str | None = None  # why we have no such figure
     better: str | None = None  # up | down
     digits: int = 1
-    world: str | None = None  # what the column is in the world, where that differs
+    small: str | None = None  # what the column is for a small base, where that differs
 
 
 @dataclass(frozen=True)
-class World:
-    """A row in the small world."""
+class Small:
+    """A row of a small base."""
 
     label: str | None = None
     params: dict[str, Any] | None = None
-    reason: str | None = None  # why the world has no such row
+    reason: str | None = None  # why there is no such row
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class Row:
     model: str | None
     published: list[float | None]
     params: dict[str, Any]  # dotted overrides of params.yaml
-    policy: str | None = None  # of the table's policies; the first is the default, and what the world's small policy stands for
+    policy: str | None = None  # of the table's policies; the first is the default, and what a small base stands for
     section: str | None = None  # of params.yaml, for columns of params; else what the row calls a benchmark
     pairs: str | None = None  # the pair source, for columns of pairs
     reason: str | None = None
-    world: World | None = None
+    small: Small | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class PaperTable:
     policies: dict[str, Any]  # the paper's name of a base policy -> its checkpoint on the hub, or None where none can be loaded
     columns: list[Column]
     rows: list[Row]
-    world_columns: list[Column]  # what the world has beside; nothing is published of them
+    small_columns: list[Column]  # what a small base has beside; nothing is published of them
     notes: list[str]
     unpublished: str = "not reported in the paper"  # why a published number is missing
 
@@ -128,7 +128,7 @@ def _problems(table: PaperTable) -> Iterator[str]:
     labels = [row.label for row in table.rows]
     if repeated := sorted({label for label in labels if labels.count(label) > 1}):
         yield f"several rows are called {', '.join(repeated)}"
-    for column in [*table.columns, *table.world_columns]:
+    for column in [*table.columns, *table.small_columns]:
         given = (column.metric, column.mean, column.param, column.log, column.pairs, column.file, column.reason)
         if sum(value is not None for value in given) != 1 or column.better not in (None, "up", "down"):
             yield f"column {column.title!r} must have one of metric, mean, param, log, pairs, file, reason; better is up or down"
@@ -182,8 +182,8 @@ def read(name: str, folder: Path | str = FOLDER) -> PaperTable:
         known = ", ".join(names(folder)) or "none: run from the repository's root"
         raise TableError(f"no table {name!r}; tables: {known}")
     try:
-        raw = {"name": name, "world_columns": [], "notes": []} | yaml.load(path.read_text(encoding="utf-8"), LOADER)
-        for column in [*raw["columns"], *raw["world_columns"]]:
+        raw = {"name": name, "small_columns": [], "notes": []} | yaml.load(path.read_text(encoding="utf-8"), LOADER)
+        for column in [*raw["columns"], *raw["small_columns"]]:
             if "mean" in column:
                 column["mean"] = [_as_part(part) for part in column["mean"]]
         raw["rows"] = [{"params": {}} | row for row in raw["rows"]]

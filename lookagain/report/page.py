@@ -27,7 +27,7 @@ from lookagain.report.showcase import gallery, pairs
 from lookagain.report.tables import BASE, Metrics, Table, control_key, figure, label, mark
 
 LEVEL = 0.05  # of the summary's tests
-FACTS = ("data.source", "policy.source", "lambda", "csr.iterations", "evaluate.split", "seed")
+FACTS = ("lambda", "csr.iterations", "evaluate.split", "seed")
 SUMMARY = (("CHAIR_S ↓", "chair_sampled/chair_s"), ("recall ↑", "chair_sampled/recall"))
 SUMMARY_NOTE = (
     "CHAIR_S and recall in %, of descriptions sampled at T = 1; under each figure, how it stands to the base's descriptions cut to "
@@ -60,7 +60,6 @@ class Content:
     table: Table
     figures: Path  # folder of SVGs; those of the papers' figures in its folder `papers`
     params: Mapping[str, Any]  # flat
-    revision: str  # of git
     lineages: Mapping[str, dict]
     gallery: Sequence[Example] = ()
     pairs: Mapping[str, list[PairExample]] = field(default_factory=dict)
@@ -116,8 +115,9 @@ def render(content: Content) -> str:
 
 
 def _summary(content: Content) -> str:
-    params = content.params
-    facts = " · ".join(f"{text(name)} <b>{text(params[name])}</b>" for name in FACTS if name in params)
+    params, base = content.params, content.lineages.get(BASE, {})
+    known = {"base": base.get("model_name") or base.get("base")} | {name: params[name] for name in FACTS if name in params}
+    facts = " · ".join(f"{text(name)} <b>{text(value)}</b>" for name, value in known.items() if value is not None)
     groups = [[row(label(model), summary(known), "main")] for model, known in content.metrics.items() if known is not None]
     heads = ["", *(title for title, _ in SUMMARY), "POPE adversarial ↑"]
     return f'<p class="facts">{facts}</p>{table(heads, groups)}<p class="note">{SUMMARY_NOTE}</p>'
@@ -193,7 +193,7 @@ def _paper(filled: Filled, drawn: Path) -> str:
     for line in paper_render.lines(filled):
         if line.label:
             groups.append([])
-        kind = "main" if line.kind in ("ours", "world") else "control" if line.kind in paper_render.QUIET else ""
+        kind = "main" if line.kind == (filled.publisher or "ours") else "control" if line.kind in paper_render.QUIET else ""
         cells = [cell(one, "missing" if one.startswith("n/a") else "") for one in line.texts]
         groups[-1].append(row(line.label, [cell(line.kind, "kind"), *cells], kind))
     heads = ["", "", *(paper_render.head(filled, column) for column in filled.columns)]
@@ -224,12 +224,12 @@ def _not_run(filled: Filled) -> str:
 
 def _provenance(content: Content) -> str:
     models = [[row(label(model), _lineage(lineage))] for model, lineage in content.lineages.items()]
+    credits = content.lineages.get(BASE, {}).get("credits")  # of the images, as the base's publisher states them
     params = [[row(name, [cell(json.dumps(value, ensure_ascii=False))])] for name, value in content.params.items()]
     return (
-        f"<p>Git revision <code>{text(content.revision)}</code></p>"
-        + table(["model", "fingerprint", "made from", "lineage"], models, "plain")
+        table(["model", "fingerprint", "made from", "lineage"], models, "plain")
         + details("All params", table(["param", "value"], params, "plain"))
-        + '<p class="note">Graphics of the small world: Twemoji, © Twitter, Inc and other contributors, CC-BY 4.0.</p>'
+        + (f'<p class="note">{text(credits)}</p>' if credits else "")
     )
 
 

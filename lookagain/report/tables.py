@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,11 +108,11 @@ def chair_columns(benchmark: str) -> list[Column]:
     ]
 
 
-NOVEL_COLUMNS = [
-    Column("POPE accuracy", "pope/novel_sprites/accuracy", "up"),
-    Column("CHAIR_S", "chair/novel_sprites/chair_s", "down"),
-    Column("recall", "chair/novel_sprites/recall", "up"),
-    Column("CHAIR_S at T=1", "chair_sampled/novel_sprites/chair_s", "down"),
+SUBSET_COLUMNS = [
+    Column("POPE accuracy", "pope/{subset}/accuracy", "up"),
+    Column("CHAIR_S", "chair/{subset}/chair_s", "down"),
+    Column("recall", "chair/{subset}/recall", "up"),
+    Column("CHAIR_S at T=1", "chair_sampled/{subset}/chair_s", "down"),
 ]
 MME_PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -147,7 +148,7 @@ SECTIONS = [
     ("POPE: accuracy by split, and the mean of the three F1 scores", POPE_COLUMNS),
     ("CHAIR, greedy descriptions", chair_columns("chair")),
     ("CHAIR, descriptions sampled at T=1", chair_columns("chair_sampled")),
-    ("Objects drawn with art that no training image shows", NOVEL_COLUMNS),
+    ("Images of the subset {subset}", SUBSET_COLUMNS),  # of each that the benchmark's annotations name
     ("Accuracy of short answers and multiple choice", ACCURACY_COLUMNS),
     ("MME: accuracy + accuracy of both questions about an image, at most 200 a subtask", MME_COLUMNS),
     ("Pragmatics: accuracy by category, by answer and by ranking the captions", PRAGMATICS_COLUMNS),
@@ -180,14 +181,22 @@ def read_all(folder: Path | str, models: Sequence[str]) -> dict[str, Metrics | N
 
 
 def build(metrics: Mapping[str, Metrics | None]) -> Table:
-    """The results table. Columns that the base has no key of (as novel art outside the world) are left out."""
+    """The results table. Columns that the base has no key of are left out."""
     base = metrics[BASE] or {}
     sections = []
-    for title, possible in SECTIONS:
+    for title, possible in _sections(base):
         if columns := [column for column in possible if find(base, column.key) is not None]:
             rows = [row for model, figures in metrics.items() for row in _rows(model, figures, columns)]
             sections.append(_corrected(Section(title, columns, rows)))
     return Table(sections, _notes(sections))
+
+
+def _sections(base: Metrics) -> Iterator[tuple[str, list[Column]]]:
+    """Titles and columns; those of a subset for each that the base has figures of."""
+    subsets = [key.split("/")[1] for key in base if re.fullmatch(r"chair/(?!truncated_base/)\w+/recall", key)]
+    for title, columns in SECTIONS:
+        for name in subsets if columns is SUBSET_COLUMNS else [""]:
+            yield title.format(subset=name), [dataclasses.replace(one, key=one.key.format(subset=name)) for one in columns]
 
 
 def _corrected(section: Section) -> Section:

@@ -26,8 +26,8 @@ from lookagain.errors import UserError
 ENDS = ("argmax", "eos")  # open_clip's names for text towers whose embedding is that of EOS
 
 
-class RewardError(UserError):
-    """A reward model that cannot be used; the message says which and why."""
+class ScorerError(UserError):
+    """A scorer that cannot be used; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Candidate:
 
     text: str
     logps: list[float]  # of its tokens under the policy
-    cosine: float  # between its image and its text, by the reward model
+    cosine: float  # between its image and its text, by the scorer
     relevance: float  # R_I, Eq. 3
     language: float  # R_T, Eq. 2
 
@@ -75,17 +75,22 @@ class ImageTextScorer:
     """Cosines between images and sentences by an open_clip model: images are encoded once, and then their sentences, each once."""
 
     def __init__(self, folder: Path | str, device: str = "cpu"):
-        """Load the model that `reward.json` in `folder` names. Raises RewardError if it is not there."""
-        file = Path(folder) / "reward.json"
+        """Load the model that `scorer.json` in `folder` names. Raises ScorerError if it is not there, or has other weights."""
+        file = Path(folder) / "scorer.json"
         if not file.is_file():
-            raise RewardError(f"no reward model in {folder} ({file.name} is missing); run `dvc repro prepare_policy`")
+            raise ScorerError(f"no scorer in {folder} ({file.name} is missing); run `dvc repro prepare_scorer`")
         spec = json.loads(file.read_text())
-        name = f"local-dir:{folder}" if spec["model"].startswith("local-dir:") else spec["model"]
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=spec["pretrained"], device=device
-        )
+        name = spec["model"] if spec["pretrained"] else f"local-dir:{spec['model']}"
+        try:
+            self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+                name, pretrained=spec["pretrained"], device=device, require_pretrained=True
+            )
+            self.tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # whatever open_clip raises on a file that it cannot read, or on weights that do not fit
+            raise ScorerError(
+                f"{spec['model']}: not a model that open_clip can load: {' '.join(str(error).split())}"
+            ) from error
         self.model.eval()
-        self.tokenizer = open_clip.get_tokenizer(name)
         self.device = device
         self._texts: dict[str, Tensor] = {}
 
