@@ -100,6 +100,16 @@ def test_a_clip_is_trained_on_its_policys_tower():
     assert not [dep for dep in stages()["train_policy"]["deps"] if dep.startswith("checkpoints/")]
 
 
+def test_publishing_names_what_it_imports():
+    stage = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["publish"]["do"]
+    assert script_of(stage) == "world/publish.py"
+    folders = {*FOLDERS, "world/publishing"}
+    needed = closure(script_of(stage))
+    files = {path for path in needed if not any(within(path, folder) for folder in folders)}
+    assert sorted(dep for dep in stage["deps"] if dep.startswith(("lookagain/", "world/"))) == sorted(files | folders)
+    assert "checkpoints/${item.checkpoint}" in stage["deps"]
+
+
 @pytest.mark.parametrize("path", ["world/publishing/new.py", "world/publish.py", "world/card.py", "world/dvc.yaml"])
 def test_what_publishes_makes_no_checkpoint_stale(path):
     """Nor would a file that is not there yet."""
