@@ -277,11 +277,14 @@ def test_places_of_options_say_nothing(questions):
     assert max(letters.values()) < 0.4 * len(asked)
 
 
-def test_spatial_captions_differ_in_the_place_alone(test):
+def test_spatial_captions_differ_in_the_place_alone_and_each_is_right_as_often(test):
     for options in captions(test, "spatial"):
         read = [re.fullmatch(r"In the (.+) there is (.+)\.", text).groups() for text in options]
         assert len({noun for _, noun in read}) == 1
         assert len({cell for cell, _ in read}) == 4
+    right = Counter(options[0].partition(" there is ")[0] for options in captions(test, "spatial"))
+    assert len(right) == 9
+    assert max(right.values()) - min(right.values()) <= 1
 
 
 @pytest.mark.parametrize("split", coco.SPLITS)
