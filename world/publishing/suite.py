@@ -192,8 +192,8 @@ def chartqa(folder: Path, charts: Sequence[Chart], images: Images, count: int) -
 def pragmatics(folder: Path, scenes: Sequence[Scene], images: Images, count: int) -> None:
     """spatial.json, negation.json and counting.json: captions to choose from, the right one first; and images/.
 
-    Nothing can be guessed without the image: each cell is the right one as often, as far as the scenes allow; of two categories each
-    may be there or not, as often; and of four numbers in a row each is the truth as often.
+    Nothing can be guessed without the image: each cell is the right one as often, as far as the scenes allow; of two categories
+    each may be there or not, as often; and of four numbers in a row each is the truth as often.
     """
     files: dict[str, list[dict]] = {"spatial": [], "negation": [], "counting": []}
     for scene, asked in _drawn(scenes, questions.spatial_captions, count // 3, "pragmatics", "spatial", _right_cell):
