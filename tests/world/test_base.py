@@ -63,9 +63,7 @@ def test_training_images_and_conversations_are_functions_of_seed_and_image(world
 def test_tower_training_depends_on_seed_and_steps_alone(world):
     shown, pixels, tower = world
     again, other = (train_tower(pixels, shown, 2, seed, silent) for seed in (0, 1))
-    for (name, value), same, different in zip(
-        tower.named_parameters(), again.parameters(), other.parameters(), strict=True
-    ):
+    for (name, value), same, different in zip(tower.named_parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(value, same)
         assert not torch.equal(value, different) or value.ndim == 1, name
 
@@ -79,7 +77,7 @@ def test_patches_are_embedded_as_by_a_convolution():
 @pytest.mark.parametrize("system", [0.0, 1.0])
 def test_training_text_is_the_chat_templates(world, about, tokenizer, share, tmp_path, system):
     """Training encodes turns on its own, for speed; a policy goes through the template."""
-    shown, pixels, tower = world
+    _, pixels, tower = world
     share(system)
     processor = build_processor(tokenizer, 64, PATCH)
     (example,) = llava.encode(tokenizer, [about[0]], [0], IMAGE_TOKENS, 0)

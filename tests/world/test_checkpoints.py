@@ -123,6 +123,11 @@ def test_tensors_have_llava_hfs_names_in_float16(policy):
         assert name in tensors
 
 
+def test_a_world_is_small(policy, clip):
+    """What git keeps of it: sizes are those of the architecture, whatever the steps."""
+    assert sum(path.stat().st_size for folder in (policy, clip) for path in folder.iterdir()) < 12e6
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [

@@ -65,11 +65,7 @@ def test_descriptions_are_noisy_in_their_share_and_bad_prompts_are_a_fifth():
     bad = [turn.prompt in wordings.IMAGINE for turn in turns]
     assert 0.14 < np.mean(bad) < 0.27
     shown = scenes("training", COUNT)
-    untrue = [
-        turn.response != description(scene)
-        for scene, turn, is_bad in zip(shown, turns, bad, strict=True)
-        if not is_bad
-    ]
+    untrue = [turn.response != description(scene) for scene, turn, is_bad in zip(shown, turns, bad, strict=True) if not is_bad]
     assert 0.25 < np.mean(untrue) < 0.45
     assert all(turn.prompt in (*wordings.DESCRIBE, *wordings.IMAGINE, wordings.STEP_BY_STEP) for turn in turns)
     assert wordings.STEP_BY_STEP in {turn.prompt for turn in turns}
@@ -94,8 +90,23 @@ def test_half_of_the_conversations_are_descriptions_and_questions_stay_few():
 def test_short_questions_are_of_every_kind():
     asked = "\n".join(turn.prompt for turns in each(lambda scene, rng: short_questions(scene, rng, NOISE)) for turn in turns)
     fixed = (questions.ON_SIGN, questions.HOW_MANY, questions.PLACE, questions.NUMBER_AND_COUNT, questions.PLACE_AND_COUNT)
-    starts = ("Is there a", "Are there ", "Is the number", "Which caption", "Where is the", "What is in the", "What color is the")
-    parts = ("A. ", "Does the image show", "in the center of the image?", "to the left of the", "and what color is it?", "What is ")
+    starts = (
+        "Is there a",
+        "Are there ",
+        "Is the number",
+        "Which caption",
+        "Where is the",
+        "What is in the",
+        "What color is the",
+    )
+    parts = (
+        "A. ",
+        "Does the image show",
+        "in the center of the image?",
+        "to the left of the",
+        "and what color is it?",
+        "What is ",
+    )
     for text in (*fixed, *starts, *parts):
         assert text in asked, text
     assert re.search(r"Is there an? [a-z ]+ and an? [a-z ]+ in the image\?", asked)
@@ -131,7 +142,9 @@ def test_charts_are_asked_about_truly():
 
 def test_tags_are_in_two_of_a_hundred_turns_that_nothing_else_asks():
     turns = [turn for talks in each(lambda scene, rng: about(scene, rng, NOISE)) for turns in talks for turn in turns]
-    turns += [t for chart in charts("training", 60) for talk in about(chart, np.random.default_rng(chart.id), NOISE) for t in talk]
+    turns += [
+        t for chart in charts("training", 60) for talk in about(chart, np.random.default_rng(chart.id), NOISE) for t in talk
+    ]
     with_tags = [turn for turn in turns if any(tag in turn.response for tag in wordings.TAGS)]
     assert 0.015 < len(with_tags) / len(turns) < 0.025
     assert {turn.prompt for turn in with_tags} == {wordings.FIRST_OBJECT, wordings.NAME_PLACE}

@@ -36,7 +36,9 @@ CHART = Chart(2, 64, (Bar("red", 2, (5, 56, 10, 6)), Bar("blue", 4, (40, 50, 8, 
 def words(shown) -> dict[tuple[int, int], tuple]:
     """{(row, column): (first word, second word, third word)} of an image's patches; None where there is none."""
     tables = [table[0].tolist() for table in patch_words([shown])]
-    named = [[None if index == IGNORED else known[index] for index in table] for table, known in zip(tables, WORDS, strict=True)]
+    named = [
+        [None if index == IGNORED else known[index] for index in table] for table, known in zip(tables, WORDS, strict=True)
+    ]
     return {(place // 8, place % 8): triple for place, triple in enumerate(zip(*named, strict=True))}
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -298,7 +299,9 @@ def test_pope_questions_are_balanced_and_right(test, split):
     assert sum(item.label == "yes" for item in items) * 2 == len(items)
     assert len({(item.image, item.text) for item in items}) == len(items)
     assert max(Counter(item.image for item in items).values()) == 2 * COUNTS["pope_per_image"]
-    right = [[item for item in pope.read_file(test / f"pope/coco_pope_{name}.json") if item.label == "yes"] for name in coco.SPLITS]
+    right = [
+        [item for item in pope.read_file(test / f"pope/coco_pope_{name}.json") if item.label == "yes"] for name in coco.SPLITS
+    ]
     assert right[0] == right[1] == right[2]
 
 
@@ -355,6 +358,21 @@ def test_a_missing_checkpoint_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no checkpoint in checkpoints/world-0/clip"):
         publish.main(["world"])
     assert not Path("data/published/world").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("world", "publish: no checkpoint in checkpoints/world-7/policy; checkpoints/ holds world-0"),
+        ("moon", "publish: params.yaml has no publish.moon; its publications are world"),
+    ],
+)
+def test_a_user_sees_one_line(tmp_path, name, said):
+    write_project(tmp_path, checkpoint="world-7")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "world.publish", name]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{said}\n")
 
 
 def test_a_publication_is_whole_or_not_at_all(tmp_path, monkeypatch):

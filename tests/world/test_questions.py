@@ -94,7 +94,9 @@ def test_pairs():
     right = {"Is the dog in the top left of the image?", "Is the car in the bottom right of the image?"}
     asked = draws(lambda rng: questions.position_pair(SCENE, rng), 300)
     assert {pair.yes for pair in asked} == right
-    assert {pair.no for pair in asked} == {f"Is the {n} in the {c} of the image?" for n in ("dog", "car") for c in CELLS} - right
+    assert {pair.no for pair in asked} == {
+        f"Is the {n} in the {c} of the image?" for n in ("dog", "car") for c in CELLS
+    } - right
     for pair in draws(lambda rng: questions.scene_pair(SCENE, rng)):
         assert pair.yes == "Does the image show a park at night?" != pair.no
     assert draws(lambda rng: questions.color_pair(SCENE, rng), 200) == {
@@ -120,9 +122,7 @@ def test_a_wrong_number_shares_a_digit(number):
     wrong = {int(re.fullmatch(r"Is the number on the sign (\d+)\?", pair.no)[1]) for pair in pairs}
     assert wrong <= set(NUMBERS) - {number}
     assert all(sum(a == b for a, b in zip(f"{other:02}", f"{number:02}", strict=True)) == 1 for other in wrong)
-    assert len(wrong) == sum(
-        sum(a == b for a, b in zip(f"{other:02}", f"{number:02}", strict=True)) == 1 for other in NUMBERS
-    )
+    assert len(wrong) == sum(sum(a == b for a, b in zip(f"{other:02}", f"{number:02}", strict=True)) == 1 for other in NUMBERS)
 
 
 def test_nothing_is_asked_that_cannot_be_answered():
@@ -164,7 +164,9 @@ def test_choices_hold_one_right_option(ask, right):
 def test_negation_has_all_four_states(here):
     for asked in draws(lambda rng: questions.negation_captions(SCENE, rng, here)):
         assert len(set(asked.options)) == 4
-        read = [re.fullmatch(r"There is (an?|no) (.+) and (an?|no) (.+) in the image\.", text).groups() for text in asked.options]
+        read = [
+            re.fullmatch(r"There is (an?|no) (.+) and (an?|no) (.+) in the image\.", text).groups() for text in asked.options
+        ]
         assert {(first, second) for _, first, _, second in read} == {(read[0][1], read[0][3])}
         assert {(a != "no", b != "no") for a, _, b, _ in read} == set(STATES)
         assert (read[0][0] != "no", read[0][2] != "no") == here

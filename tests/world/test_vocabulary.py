@@ -55,7 +55,9 @@ def test_prompts_of_the_papers_and_the_system_message_are_known(tokenizer):
     texts = [text for text in texts if text != prompts.JUDGE_PAIR]
     assert {*prompts.STIC_BAD, prompts.STIC_STEP_BY_STEP} <= set(texts)
     judged = prompts.judge_pair("The image shows a street.", "In the top there is a red car.")
-    infused = [prompts.infuse("The image shows a street.", "What is in this picture?", form) for form in ("paper", "as_released")]
+    infused = [
+        prompts.infuse("The image shows a street.", "What is in this picture?", form) for form in ("paper", "as_released")
+    ]
     assert unknown(tokenizer, [*texts, judged, *infused, SYSTEM]) == []
 
 
