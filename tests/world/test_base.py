@@ -1,5 +1,7 @@
 """The small world's LLaVA: how conversations are packed and learned, on a tower of two steps."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from PIL import Image
 from torch.nn import functional
 from torch.testing import assert_close
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from world_examples import charts, scenes
+from world_examples import charts, drawn_scenes, scenes
 
 from lookagain.policy import Lineage, Policy
+from world.scenes.scene import to_jpeg
 from world.training import llava, packed
 from world.training.conversations import Noise, Turn
 from world.training.data import draw_conversations, draw_training
@@ -58,6 +61,9 @@ def test_training_images_and_conversations_are_functions_of_seed_and_image(world
     assert draw_conversations(fewer, NOISE, 0) == [*about[:2], *about[4:]]
     assert draw_conversations(fewer, NOISE, 1) != [*about[:2], *about[4:]]
     assert draw_training(2, 0, 1)[0] != shown[:2]
+    for number, (image, _) in enumerate(drawn_scenes("training", 2)):  # as they are published, not as they are drawn
+        with Image.open(io.BytesIO(to_jpeg(image))) as stored:
+            assert np.array_equal(pixels[number], np.asarray(stored))
 
 
 def test_tower_training_depends_on_seed_and_steps_alone(world):
