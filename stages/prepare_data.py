@@ -17,7 +17,7 @@ from typing import Any
 
 from lookagain import runtime, tracking
 from lookagain.errors import UserError
-from lookagain.evaluation.imports import import_benchmark, locate
+from lookagain.evaluation.imports import Imported, import_benchmark, locate
 from lookagain.images import ImageError, ImageStore
 from lookagain.metrics import chair, pope
 from lookagain.params import PUBLISHED, flatten, load_params
@@ -66,11 +66,16 @@ def prepare(data: Data, seed: int, run: runtime.Run) -> dict[str, int]:
     else:
         write_annotations(TRUTH, data.pool)
     names = sorted({image for _, image, _ in conversations(Path(data.instruct.json))})
-    counts = {
+    imported = {
         f"{name}/{benchmark}": prepare_official(benchmark, source, BENCHMARKS / name, data)
         for name, split in data.splits.items()
         for benchmark, source in split.benchmarks.items()
     }
+    counts = {name: found.questions for name, found in imported.items()}
+    if other := [
+        f"{name} ({found.published})" for name, found in imported.items() if found.published not in (None, counts[name])
+    ]:
+        print(f"other numbers of questions than in the versions that the papers used: {', '.join(other)}")
     checks = data.max_image_pixels, data.max_bad_images, run.map_batches
     for name, split in data.splits.items():
         items = [Item(Path(image).stem, str(Path(split.images) / image)) for image in shown[name]]
@@ -131,16 +136,14 @@ def write_annotations(folder: Path, source: PoolData | SplitData, count: int | N
     return {image["file_name"] for image in drawn}
 
 
-def prepare_official(name: str, source: str, folder: Path, data: Data) -> int:
-    """Import an official benchmark; returns how many questions it has. Raises ImageError for too many unusable images."""
+def prepare_official(name: str, source: str, folder: Path, data: Data) -> Imported:
+    """Import an official benchmark. Raises ImageError for too many unusable images."""
     found = import_benchmark(name, source, folder / name, data.max_image_pixels)
     if len(found.unusable) > data.max_bad_images:
         raise ImageError(
             f"{name}: {len(found.unusable)} unusable images, data.max_bad_images = {data.max_bad_images}: {found.unusable[0]}"
         )
-    if found.published not in (None, found.questions):
-        print(f"{folder.name}/{name}: {found.questions} questions; the version that the papers used has {found.published}")
-    return found.questions
+    return found
 
 
 def write_conversations(path: Path) -> None:

@@ -139,7 +139,7 @@ def copy_repository(folder: Path) -> None:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.endswith("dvc.lock") and not name.startswith("reports/"):
+        if (ROOT / name).is_file() and name not in ("dvc.lock", "pipelines/csr/dvc.lock") and not name.startswith("reports/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     run(folder, "git", "init", "--quiet", "--initial-branch=main")

@@ -13,7 +13,7 @@ from test_search import SETTINGS, found, trees_of
 from test_training import optimisation
 from transformers.models.smolvlm import processing_smolvlm
 
-from benchmarks.peers import FreshGrower, generate_one_by_one
+from benchmarks.peers import FreshGrower, generate
 from lookagain import policy as policies
 from lookagain.attention import Text, attention
 from lookagain.generation import Decoding, Request, respond
@@ -63,7 +63,7 @@ def test_greedy_is_transformers_greedy_whatever_the_batch(policy, images):
     requests = [Request(str(number), str(number), PROMPT) for number in range(len(images))]
     together = respond(policy, requests, lambda one: images[int(one.image_id)], Decoding(0.0, 1.0, 12), 0)
     assert len(set(together)) > 1
-    assert together == generate_one_by_one(policy, images, PROMPT, 12)
+    assert together == generate(policy, requests, {one.id: images[int(one.id)] for one in requests}, 12, 1)
 
 
 def test_other_dtypes_and_attention_answer_too(folder, images):

@@ -27,6 +27,7 @@ def repository(tmp_path, published):
     """A repository whose publisher copies files, with nothing run in it."""
     folder = tmp_path / "lookagain"
     copy_repository(folder)
+    (folder / "world/dvc.yaml").unlink()  # no checkpoint is trained here
     write(folder / "world/publish.py", PUBLISHER.format(source=str(published)))
     stage = YAML().load((ROOT / "dvc.yaml").read_text())["stages"]["publish"]["do"]
     for dep in [*stage["deps"], "checkpoints/world-0"]:

@@ -205,6 +205,22 @@ def test_stages_depend_on_the_file_that_they_find_by_name(path, name):
     assert len([dep for dep in stage["deps"] if str(dep).startswith(f"lookagain/{package}/${{")]) == bool(package)
 
 
+def test_the_publisher_depends_on_what_it_imports():
+    """And on nothing else of the library: its deps are files and folders of world/."""
+    stage = YAML().load((ROOT / "dvc.yaml").read_text())["stages"]["publish"]["do"]
+    files = {"world/publish.py": ROOT / "world/publish.py"}
+    queue = list(files.values())
+    while queue:
+        for name in imports(queue.pop()):
+            path = ROOT / f"{name.replace('.', '/')}.py"
+            if name.startswith(("world.", "lookagain.")) and path.is_file() and path not in files.values():
+                files[path.relative_to(ROOT).as_posix()] = path
+                queue.append(path)
+    deps = [str(dep) for dep in stage["deps"] if str(dep).startswith(("world/", "lookagain/"))]
+    assert not [file for file in files if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)]
+    assert not [dep for dep in deps if not any(file == dep or file.startswith(f"{dep}/") for file in files)]
+
+
 def covers(section: str, key: str) -> bool:
     return key == section or key.startswith(section + ".")
 
