@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import signal
@@ -51,10 +52,13 @@ def use(preset: Annotated[str, typer.Argument(help="a file of presets/ without i
 
 @app.command()
 def params(path: Annotated[Path, typer.Argument(help="a params file")] = Path("params.yaml")) -> None:
-    """Check a params file: every key known, present, of its type and in its bounds."""
+    """Check a params file: every key known, present, of its type and in its bounds. Also that ACCELERATE_CONFIG names a config."""
     from lookagain.params import load_params
+    from lookagain.runtime import accelerate_config
 
     load_params(path)
+    if os.environ.get("ACCELERATE_CONFIG"):
+        accelerate_config()
     print(f"{path}: well-formed")
 
 
@@ -179,7 +183,6 @@ def grid(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run, and run nothing")] = False,
 ) -> None:
     """Run the experiments that a table or a study still needs, through DVC, and print the table; a killed grid goes on."""
-    from lookagain import warm
     from lookagain.papers import render, studies
     from lookagain.papers.grid import command, missing_runs, run_grid, with_failures
     from lookagain.params import read_raw
@@ -189,9 +192,7 @@ def grid(
         for run in missing_runs(_filled(name)[0], raw):
             print(f"{', '.join(run.rows)}: {shlex.join(['dvc', *command(run, raw)[3:]])}")
         return
-    _filled(name)  # a wrong name is found before libraries are imported
-    with warm.serving():
-        outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
+    outcomes = run_grid(lambda: _filled(name)[0], raw, jobs)
     filled = with_failures(_filled(name)[0], outcomes)
     if name in studies.names():
         done = sum(not row.missing for row in filled.rows)

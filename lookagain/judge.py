@@ -22,12 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from lookagain import chat
 from lookagain.errors import UserError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 # The reason of a judged metric that is null because there was nobody to ask.
 NO_JUDGE = "no judge: no endpoint was given, so the answers were not judged"
@@ -175,6 +176,8 @@ class Judge:
         writer.close()
 
     async def _ask_all(self, asks: dict[str, Ask]) -> dict[str, Verdict]:
+        import aiohttp  # an evaluation without a judge does without
+
         slots = asyncio.Semaphore(self.concurrency)
         timeout = aiohttp.ClientTimeout(total=self.timeout)
         async with aiohttp.ClientSession(timeout=timeout, headers=self._headers(), trust_env=False) as session:
@@ -225,6 +228,8 @@ class Judge:
 
     async def _post(self, session: aiohttp.ClientSession, payload: dict[str, Any]) -> tuple[str, str]:
         """One request. Raises _Passing, _Refused, or JudgeError where every request would fail."""
+        import aiohttp
+
         self.asked += 1
         try:
             async with session.post(f"{self.base_url}/chat/completions", json=payload, allow_redirects=False) as response:

@@ -1,13 +1,13 @@
-"""Run a stage: `python -m lookagain.launch STAGE [ARGUMENTS]` calls `main(*ARGUMENTS)` of stages/STAGE.py.
+"""Run a stage in this process: `python -m lookagain.launch STAGE [ARGUMENTS]` calls `main(*ARGUMENTS)` of stages/STAGE.py.
 
-The stage runs in the processes of the Accelerate config that ACCELERATE_CONFIG names (configs/accelerate/): the variable, not a
-param, names the hardware, so that another machine does not invalidate the cache. Without it, a GPU gets one process, and a
-machine without one two processes on half the cores each, for small models gain less from more threads.
-An error that its user can mend ends with one line and exit code 1; any other keeps its traceback.
+Stages without a model start like this. Accelerate's launcher starts the others, as dvc.yaml shows, in the processes of the config
+that ACCELERATE_CONFIG names (configs/accelerate/): the variable, not a param, names the hardware, so that another machine does not
+invalidate the cache. This module adds what the launcher lacks:
 
-Told to stop (SIGTERM, as a scheduler sends before it takes a machine away), a stage saves what it has and ends within 30 seconds
-with exit code 0; the same command goes on from there. Inside a Slurm job with a config of several machines, it starts itself on
-each of them through srun.
+- An error that its user can mend is one line and exit code 1; any other keeps its traceback.
+- SIGTERM, as a scheduler sends before it takes a machine away, makes a stage save what it has and end within 30 seconds; the same
+  command goes on from there. It does the same when the launcher or DVC has died.
+- A process that cannot have the hardware its config asks for ends before it loads anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import gc
 import inspect
 import os
 import runpy
@@ -23,22 +22,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from lookagain import warm
 from lookagain.errors import UserError
 from lookagain.params import load_params
-from lookagain.processes import CAN_FORK, Forked, Process, check_gpus, cores, environment, launcher, ranks, run_together
-from lookagain.records import atomic_write
-from lookagain.runtime import StageError, read_accelerate_config, root
+from lookagain.runtime import StageError, accelerate_config, cores, root
 
-# Stages whose other processes would only wait.
-ONE_PROCESS = ("check_params", "prepare_data", "prepare_policy", "prepare_scorer", "sample_images", "report")
-# Set for the process that does the work, or forks those that do: to 1, or, for one of several, to a file in which they leave a
-# user's error. They end well then: else Accelerate's launcher would print its own traceback above the one line.
-LAUNCHED = "LOOKAGAIN_LAUNCHED"
+STOP_SECONDS = 28  # from SIGTERM to SIGKILL, for a process that is orphaned
+SHELLS = ("sh", "ash", "bash", "dash", "fish", "zsh")  # which may stand between DVC and the launcher
+LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # Accelerate's launcher sets it in all its processes
 
 
 class Stopped(BaseException):
@@ -47,86 +43,149 @@ class Stopped(BaseException):
 
 def main(arguments: list[str]) -> int:
     """Run one stage; returns the exit code."""
-    return _ended(lambda: _start(arguments))
-
-
-def _start(arguments: list[str]) -> int:
-    load_params()  # before any model loads, and before several processes would each complain
-    share_raw_data()
-    name = os.environ.get("ACCELERATE_CONFIG") or default_config()
-    config = read_accelerate_config(name) if name else {}
-    if arguments and arguments[0] in ONE_PROCESS:
-        os.environ.pop("ACCELERATE_CONFIG", None)
-        config = {"use_cpu": True}  # they have no use for a GPU, nor for other machines
-    if LAUNCHED not in os.environ:
-        return _launch(name, config, arguments)
-    work, count = loaded(arguments), config.get("num_processes", 1)
-    if count == 1 or os.environ[LAUNCHED] != "1":
-        work()
-        return 0
-    return run_together(lambda said: [Forked(lambda: _ended(work), rank | {LAUNCHED: said}) for rank in ranks(count)])
-
-
-def _launch(name: str, config: dict, arguments: list[str]) -> int:
-    """Run the stage in processes with the right environment: this one started anew, or others."""
-    os.environ.update(environment(config))
-    count, stage = config.get("num_processes", 1), ["lookagain.launch", *arguments]
-    here = config.get("use_cpu", not config) and config.get("num_machines", 1) == 1  # without Accelerate's launcher
-    if here and (count == 1 or CAN_FORK):
-        os.environ[LAUNCHED] = "1"
-        code = warm.ask(arguments) if config.get("use_cpu") else None
-        if code is None:
-            sys.stdout.flush()
-            os.execv(sys.executable, [sys.executable, "-m", *stage])
-        return code
-    if not here and not config.get("use_cpu") and config.get("num_machines", 1) == 1:
-        check_gpus(name, count)
-    # The launcher would import torch first, seconds long: CPU processes do without.
-    commands = (
-        [([sys.executable, "-m", *stage], rank) for rank in ranks(count)] if here else [(launcher(name, config, stage), {})]
-    )
-
-    def start(said: str) -> list[Process]:
-        shared = os.environ | {LAUNCHED: said, "ACCELERATE_CONFIG": name}
-        return [subprocess.Popen(command, env=shared | own) for command, own in commands]
-
-    return run_together(start)
-
-
-def _ended(work: Callable[[], int | None]) -> int:
-    """The exit code of some work, whose end, if it is not a bug, is told in one line."""
-    alone = os.environ.get(LAUNCHED, "1") == "1"
+    signal.signal(signal.SIGTERM, _stop)
     try:
-        if LAUNCHED in os.environ:
-            signal.signal(signal.SIGTERM, _stop)
-        return _told(work, alone)
-    except Stopped:  # perhaps while it tells of an error: a process that fails too, but later than another
-        if alone:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-        return 0
+        return _run(arguments)
+    except Stopped:
+        return _say("stopped; the same command goes on from here", code=0)
     except KeyboardInterrupt:
-        if alone:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _say("interrupted; the same command goes on from here", code=130)
     finally:
-        if LAUNCHED in os.environ:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
 
 
-def _told(work: Callable[[], int | None], alone: bool) -> int:
-    """The exit code of some work, whose error, if it is its user's, is told in one line."""
+def _run(arguments: list[str]) -> int:
+    if starters := _starters():
+        threading.Thread(target=_end_with, args=(starters,), daemon=True).start()
     try:
-        return work() or 0
+        load_params()  # before any model loads
+        share_raw_data()
+        prepare_environment()
+        load_stage(arguments)()
+        return 0
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else _disk_full(error)
         if not message:
             raise
-        if alone:
-            print(f"error: {message}", file=sys.stderr)
-            return 1
-        with atomic_write(os.environ[LAUNCHED]) as file:  # the one that started the others says it, once
-            file.write(message)
-        return 0
+        return _fail(message)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped
+
+
+def _say(message: str, code: int) -> int:
+    """Print a line on standard error, in the main process alone; returns the exit code."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr)
+    return code
+
+
+def _fail(message: str) -> int:
+    """Print an error; returns the exit code. Where torchrun has started several processes, it ends as well.
+
+    It would print forty lines of its own below the one, and has no option to leave them out.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(3)  # the main process says the same, and ends this one
+    print(f"error: {message}", file=sys.stderr)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        os.kill(os.getppid(), signal.SIGKILL)
+    return 1
+
+
+def _starters() -> list[int]:
+    """Process ids of Accelerate's launcher and of DVC, with the shell between them, as far as they started this process."""
+    import psutil
+
+    above = psutil.Process().parents()
+    count = int(LAUNCHED)
+    if "DVC_ROOT" in os.environ:
+        while count < len(above) and above[count].name() in SHELLS:
+            count += 1
+        count += 1
+    return [process.pid for process in above[:count]]
+
+
+def _end_with(starters: list[int]) -> None:
+    """Stop this process when one that started it has died: nobody else would end it."""
+    # An orphan's parent is outside the session: DVC may have died while the launcher imported torch. torchrun's processes have
+    # sessions of their own.
+    alive = len({os.getsid(pid) for pid in (0, *starters)} - {os.getpid()}) == 1
+    while alive and _starters() == starters:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)  # it waits for a process that has ended
+
+
+def prepare_environment() -> None:
+    """Set what libraries read when they are imported. Raises StageError if the machine lacks what Accelerate's config asks for."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # The libraries warn of names that they call themselves; a user can do nothing about it.
+    for module in ("transformers", "open_clip"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    name, config = accelerate_config() if LAUNCHED or os.environ.get("ACCELERATE_CONFIG") else ("", {})
+    if not LAUNCHED:
+        return
+    import psutil
+
+    here, total = (int(os.environ.get(key, "1")) for key in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if (wanted := config.get("num_processes", 1)) != total:  # MULTI_CPU with num_processes: 2 starts one process
+        raise StageError(
+            f"ACCELERATE_CONFIG = {name} asks for num_processes: {wanted}, but {total} started; on CPUs use distributed_type: "
+            "MULTI_GPU with use_cpu: true, as configs/accelerate/cpu-2.yaml does"
+        )
+    # The launcher passes it to a single process only, and one thread where nothing is said.
+    os.environ["ACCELERATE_USE_CPU"] = "true" if config.get("use_cpu") else "false"
+    threads = psutil.Process(os.getppid()).environ().get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = threads or str(max(1, cores() // here))
+    if here == total and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if not config.get("use_cpu"):
+        check_gpus(name, here)
+
+
+def check_gpus(name: str, processes: int) -> None:
+    """Raise StageError if torch sees fewer GPUs than processes; the default config, whose `name` is empty, may use the CPU.
+
+    A single process sees the first of several GPUs only: trl's trainers refuse DataParallel.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if processes == 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = (chosen or "0").split(",")[0] if chosen != "" else ""
+    import torch
+
+    found = torch.cuda.device_count()
+    if name and found < processes:
+        raise StageError(
+            f"ACCELERATE_CONFIG = {name} asks for {processes} processes with a GPU each, and torch sees {found} here: set "
+            "num_processes there, or ACCELERATE_CONFIG=configs/accelerate/cpu.yaml"
+        )
+    if not found and chosen is None and shutil.which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+        if listed.startswith("GPU "):
+            raise StageError(
+                f"torch {torch.__version__} sees no GPU, nvidia-smi lists {listed.splitlines()[0]}: update its driver, or set "
+                "ACCELERATE_CONFIG=configs/accelerate/cpu.yaml"
+            )
+
+
+def load_stage(arguments: list[str]) -> Callable[[], None]:
+    """Import a stage, ready to run. Raises StageError for an unknown stage or a wrong number of arguments."""
+    known = sorted(path.stem for path in Path("stages").glob("*.py") if path.stem != "__init__")
+    if not arguments or arguments[0] not in known:
+        raise StageError(f"no stage {' '.join(arguments[:1])!r} in {Path.cwd() / 'stages'}; stages: {', '.join(known)}")
+    stage_main = runpy.run_path(str(Path("stages") / f"{arguments[0]}.py"), run_name=f"stages.{arguments[0]}")["main"]
+    signature = inspect.signature(stage_main)
+    try:
+        signature.bind(*arguments[1:])
+    except TypeError as error:
+        raise StageError(f"stage {arguments[0]} takes {signature}: {error}") from error
+    return functools.partial(stage_main, *arguments[1:])
 
 
 def share_raw_data() -> None:
@@ -141,12 +200,8 @@ def share_raw_data() -> None:
             here.symlink_to(kept.resolve())
 
 
-def _stop(*_: object) -> None:
-    raise Stopped
-
-
 def _disk_full(error: BaseException | None) -> str:
-    """One line about a disk (or quota, or file size limit) that is full, if that is what an error or its cause says."""
+    """Describe a full disk (or quota, or file size limit) in one line, if that is what an error or its cause says."""
     while error is not None:
         number = getattr(error, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or os.strerror(errno.ENOSPC) in str(error):
@@ -159,35 +214,5 @@ def _disk_full(error: BaseException | None) -> str:
     return ""
 
 
-def default_config() -> str:
-    """The Accelerate config of a machine of which nothing was said; none where there is a GPU, or a single core."""
-    gpu = shutil.which("nvidia-smi") or Path("/dev/kfd").exists()
-    return "" if gpu or cores() < 2 else "configs/accelerate/cpu-2.yaml"
-
-
-def loaded(arguments: list[str]) -> Callable[[], None]:
-    """A stage with its libraries imported, ready to run. Raises StageError for an unknown stage or a wrong number of arguments."""
-    known = sorted(path.stem for path in Path("stages").glob("*.py") if path.stem != "__init__")
-    if not arguments or arguments[0] not in known:
-        raise StageError(f"no stage {' '.join(arguments[:1])!r} in {Path.cwd() / 'stages'}; stages: {', '.join(known)}")
-    gc.disable()  # imports make a million objects that stay: looking through them again and again takes a second
-    # The libraries warn of names that they call themselves; a user can do nothing about it.
-    for module in ("transformers", "open_clip"):
-        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
-    stage_main = runpy.run_path(str(Path("stages") / f"{arguments[0]}.py"), run_name=f"stages.{arguments[0]}")["main"]
-    gc.freeze()
-    gc.set_threshold(100_000)  # a stage's own objects stay too, by the million where it makes conversations
-    gc.enable()
-    signature = inspect.signature(stage_main)
-    try:
-        signature.bind(*arguments[1:])
-    except TypeError as error:
-        raise StageError(f"stage {arguments[0]} takes {signature}: {error}") from error
-    return functools.partial(stage_main, *arguments[1:])
-
-
 if __name__ == "__main__":
-    exit_code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)  # taking the interpreter apart, library by library, takes another second
+    sys.exit(main(sys.argv[1:]))

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, DynamicCache
@@ -186,7 +185,7 @@ class Policy:
         return forward(self.model, ids, features, positions, **arguments)
 
     def _inner(self) -> Any:
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # PEFT has wrapped it
 
     def _chat(self, turns: Sequence[tuple[str, str | None]]) -> str:
         """The chat template's text of turns with the image in the first; a last response of None is left to generate."""
@@ -272,6 +271,8 @@ def load_policy(
         **_four_bit(loading, device),
     )
     for adapter in lineage.adapters:
+        from peft import PeftModel  # the base needs none
+
         trainable = not merge_last and adapter == lineage.adapters[-1]
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
         if not trainable:
@@ -349,6 +350,8 @@ def add_adapter(policy: Policy, rank: int, alpha: int, dropout: float) -> None:
 
     Raises PolicyError if nothing matches, or if a parameter outside the language model would train.
     """
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(policy.model), task_type="CAUSAL_LM"
     )

@@ -6,7 +6,6 @@ this module.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import fcntl
 import hashlib
@@ -32,7 +31,7 @@ from lookagain.records import atomic_write
 # How long a process waits for the others: they may have a longer share, or a judge to ask. That a process has died is told by its
 # connection, or by who started it, and takes no waiting.
 WAIT = timedelta(hours=24)
-
+DEFAULT_CONFIG = "configs/accelerate/default.yaml"  # of Accelerate, where ACCELERATE_CONFIG names none; dvc.yaml says the same
 
 # What torch says instead of OutOfMemoryError: on CPUs, and where cuBLAS finds no room for its own.
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -150,8 +149,7 @@ def stage(name: str, params: Any, inputs: Sequence[Path | str] = ()) -> Iterator
     """Run a stage's work, alone of its name in this working tree.
 
     `params` (dataclasses, mappings, plain values) and the content of `inputs` (files and folders) decide, with the code, which
-    resume folder is used. Raises StageError if an input is missing, another process runs this stage, or the number of processes
-    is not what the Accelerate config asks for.
+    resume folder is used. Raises StageError if an input is missing or another process runs this stage.
     """
     index, world_size = _processes()
     if missing := [str(path) for path in inputs if not Path(path).exists()]:
@@ -180,13 +178,6 @@ def _empty_cache() -> None:
         torch.cuda.empty_cache()
 
 
-def release_memory() -> None:
-    """Give freed memory back to the system: a stage keeps it for its next step (`processes.MALLOC`), not for its next part."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
-    if trim:
-        trim(0)
-
-
 def root() -> Path:
     """The repository's root: where DVC was called, also for a stage that it runs in a temporary copy (`dvc exp run --temp`)."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
@@ -206,30 +197,27 @@ def fingerprint(name: str, params: Any, inputs: Sequence[Path | str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_processes(config: Path | str, world_size: int) -> None:
-    """Raise StageError if an Accelerate config asks for another number of processes than there are.
+def accelerate_config() -> tuple[str, dict[str, Any]]:
+    """The Accelerate config file that ACCELERATE_CONFIG names ("" if it is not set) and what it holds, or else the default.
 
-    Accelerate itself lets this pass: MULTI_CPU with num_processes: 2 runs one process.
+    Raises StageError if the file is missing or no YAML mapping.
     """
-    wanted = read_accelerate_config(config).get("num_processes", 1)
-    if wanted != world_size:
-        raise StageError(
-            f"ACCELERATE_CONFIG = {config} asks for num_processes: {wanted}, but {world_size} started; on CPUs use "
-            "distributed_type: MULTI_GPU with use_cpu: true, as configs/accelerate/cpu-2.yaml does"
-        )
-
-
-def read_accelerate_config(path: Path | str) -> dict[str, Any]:
-    """An Accelerate config file as a mapping. Raises StageError if it is missing or no YAML mapping."""
-    if not Path(path).is_file():
+    name = os.environ.get("ACCELERATE_CONFIG", "")
+    path = Path(name or DEFAULT_CONFIG)
+    if not path.is_file():
         raise StageError(f"ACCELERATE_CONFIG = {path}: no such file; configs/accelerate/ holds {_names('configs/accelerate')}")
     try:
-        config = YAML(typ="safe", pure=True).load(Path(path).read_text())
+        config = YAML(typ="safe", pure=True).load(path.read_text())
     except YAMLError as error:
         raise StageError(f"ACCELERATE_CONFIG = {path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise StageError(f"ACCELERATE_CONFIG = {path} must hold an Accelerate config, got {config!r}")
-    return config
+    return name, config
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _names(folder: str) -> str:
@@ -239,8 +227,6 @@ def _names(folder: str) -> str:
 def _processes() -> tuple[int, int]:
     """This process's index and the number of processes; connects them if they are several."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if config := os.environ.get("ACCELERATE_CONFIG"):
-        check_processes(config, world_size)
     if world_size == 1:
         return 0, 1
     from accelerate import PartialState

@@ -7,7 +7,6 @@ the run was made with. The same code, params, processes and hardware give the sa
 from __future__ import annotations
 
 import csv
-import os
 import platform
 import re
 import subprocess
@@ -19,13 +18,11 @@ from typing import Any
 import yaml
 
 from lookagain.errors import UserError
-from lookagain.launch import default_config
 from lookagain.papers.experiments import LOCKS, Entry, Experiment, git_files
 from lookagain.papers.studies import preset_of
 from lookagain.params import read_raw
-from lookagain.processes import cores
 from lookagain.records import atomic_write
-from lookagain.runtime import read_accelerate_config
+from lookagain.runtime import accelerate_config, cores
 
 RESULTS = Path("docs/results.md")
 TABLES = Path("reports/tables")
@@ -92,8 +89,7 @@ def read_head() -> dict[str, Any]:
 
 def hardware() -> dict[str, str | int]:
     """What a run's bytes depend on beside code and params: the number of processes, the cores they share, the kind of CPU."""
-    name = os.environ.get("ACCELERATE_CONFIG") or default_config()
-    processes = read_accelerate_config(name).get("num_processes", 1) if name else 1
+    processes = accelerate_config()[1].get("num_processes", 1)
     cpuinfo = Path("/proc/cpuinfo")
     known = dict(re.findall(r"^(.*?)\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.is_file() else {}
     kind = ", ".join(known[key] for key in CPU_KEYS if key in known) or platform.machine()

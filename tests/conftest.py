@@ -90,15 +90,6 @@ def policy_folder(tmp_path_factory):
     return build_policy_folder(tmp_path_factory.mktemp("models") / "base")
 
 
-@pytest.fixture(scope="session")
-def warm_stages():
-    """Stages that the tests run start from a process that has imported their libraries."""
-    from lookagain.warm import serving
-
-    with serving():
-        yield
-
-
 @pytest.fixture
 def policy(policy_folder):
     from lookagain.policy import load_policy

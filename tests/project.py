@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -101,17 +104,51 @@ def write_scorer(folder: Path) -> None:
     (folder / "scorer.json").write_text(json.dumps({"model": str(folder), "pretrained": None}))
 
 
+# Processes that have imported the slow libraries, and are as fresh as new ones.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["lookagain.training.dpo", "lookagain.search"])
+
+
 def run_stage(
     folder: Path, *arguments: str, config: str = "configs/accelerate/cpu.yaml", check: bool = True
 ) -> subprocess.CompletedProcess:
-    """`python -m lookagain.launch ...` in the project, by default in one process."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_CONFIG": config}
-    command = [sys.executable, "-m", "lookagain.launch", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    """`python -m lookagain.launch ...` in the project, in the processes of an Accelerate config on CPUs."""
+    count = YAML(typ="safe").load(ROOT / config)["num_processes"]
+    with tempfile.TemporaryDirectory() as said:
+        running = [FRESH.Process(target=_stage, args=(folder, arguments, rank, said)) for rank in ranks(count)]
+        for process in running:
+            process.start()
+        for process in running:
+            process.join()
+        code = next((process.exitcode for process in running if process.exitcode), 0)
+        done = subprocess.CompletedProcess(arguments, code, *((Path(said) / name).read_text() for name in ("out", "err")))
     if check and done.returncode:
         raise AssertionError(f"{' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def ranks(count: int) -> list[dict[str, str]]:
+    """The environment of each of several connected processes; of one, which needs no connection, nothing."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
+    return [{key: str(value) for key, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()} for rank in range(count)]
+
+
+def _stage(folder: Path, arguments: tuple[str, ...], rank: dict[str, str], said: str) -> None:
+    import torch
+
+    from lookagain import launch
+
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(said) / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    os.chdir(folder)
+    os.environ.pop("DVC_ROOT", None)
+    os.environ.update({"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **rank})
+    torch.set_num_threads(1)
+    sys.exit(launch.main(list(arguments)))
 
 
 def run(folder: Path, *command: str) -> str:

@@ -1,14 +1,12 @@
 """kill -9 at random moments of each long stage: what the same command gives then is what an uninterrupted run gives."""
 
-import multiprocessing
 import random
 import runpy
 import shutil
-import socket
 import time
 
 import pytest
-from project import build_project
+from project import FRESH, build_project, ranks
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -40,37 +38,29 @@ def run_stage(folder, name, arguments, rank=None):
 
 
 @pytest.fixture(scope="module")
-def processes():
-    """Processes that have imported the slow libraries already, and are as fresh as new ones."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lookagain.training.dpo", "lookagain.search"])
-    return context
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, policy_folder, processes):
+def project(tmp_path_factory, policy_folder):
     """Every stage has run through here, once and whole."""
     few = {"csr__images": 6, "runtime__batch_size": 4, "stic__dpo__epochs": 3, "evaluate__chair__max_new_tokens": 24}
     folder = build_project(tmp_path_factory.mktemp("whole") / "project", policy_folder, images=8, **few)
     for name, (arguments, _) in STAGES.items():
-        _finish(processes, folder, name, arguments)
+        _finish(folder, name, arguments)
     return folder
 
 
-def _start(processes, folder, name, arguments, rank=None):
-    process = processes.Process(target=run_stage, args=(str(folder), name, arguments, rank))
+def _start(folder, name, arguments, rank=None):
+    process = FRESH.Process(target=run_stage, args=(str(folder), name, arguments, rank))
     process.start()
     return process
 
 
-def _finish(processes, folder, name, arguments):
-    process = _start(processes, folder, name, arguments)
+def _finish(folder, name, arguments):
+    process = _start(folder, name, arguments)
     process.join(60)
     assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_killed_stage_ends_as_if_it_had_not_been(name, project, processes, tmp_path):
+def test_a_killed_stage_ends_as_if_it_had_not_been(name, project, tmp_path):
     arguments, output = STAGES[name]
     killed = 0
     for seed in range(KILLS):
@@ -79,7 +69,7 @@ def test_a_killed_stage_ends_as_if_it_had_not_been(name, project, processes, tmp
         (folder / output).unlink()
         resume = folder / ".resume"
         draw = random.Random(f"{name} {seed}")
-        running = _start(processes, folder, name, arguments)
+        running = _start(folder, name, arguments)
         kept, deadline = draw.randrange(1, 4), time.monotonic() + 60
         while running.is_alive() and len(_kept(resume)) < kept and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -87,7 +77,7 @@ def test_a_killed_stage_ends_as_if_it_had_not_been(name, project, processes, tmp
         killed += running.is_alive()
         running.kill()
         running.join()
-        _finish(processes, folder, name, arguments)
+        _finish(folder, name, arguments)
         if output.endswith(".jsonl"):
             assert (folder / output).read_bytes() == (project / output).read_bytes()
         else:
@@ -95,17 +85,13 @@ def test_a_killed_stage_ends_as_if_it_had_not_been(name, project, processes, tmp
     assert killed, "every kill came too late"
 
 
-def test_two_killed_processes_train_on_from_one_checkpoint(project, processes, tmp_path):
+def test_two_killed_processes_train_on_from_one_checkpoint(project, tmp_path):
     arguments, output = STAGES["train_dpo"]
     folder = tmp_path / "two"
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".resume"))
     (folder / output).unlink()
     for last in (False, True):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        running = [_start(processes, folder, "train_dpo", arguments, rank) for rank in ranks]
+        running = [_start(folder, "train_dpo", arguments, rank) for rank in ranks(2)]
         if not last:
             deadline = time.monotonic() + 60
             while not list((folder / ".resume").rglob("whole")) and time.monotonic() < deadline:

@@ -8,13 +8,16 @@ import functools
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
+
+from lookagain.runtime import DEFAULT_CONFIG
 
 ROOT = Path(__file__).parent.parent
 PIPELINES = [ROOT / "dvc.yaml", ROOT / "pipelines/csr/dvc.yaml"]
 
 # They cannot change a result, so an edit of them must not run a stage again.
-NO_DEPS = tuple(f"lookagain.{name}" for name in ("runtime", "launch", "processes", "warm", "tracking"))
+NO_DEPS = tuple(f"lookagain.{name}" for name in ("runtime", "launch", "tracking"))
 PUBLISHERS = ("publish",)  # of the small world: no script of stages/, and its deps are its own
 # Packages whose files a stage finds by a name in params: dvc.yaml names them by that param.
 FOUND_BY_NAME = {"generate_pairs": "sources", "search": "rewards"}
@@ -53,7 +56,7 @@ LAYERS = [
         "fidelity",
     },
     {"tracking", "runtime"},
-    {"cli", "launch", "processes", "warm", "verify"},
+    {"cli", "launch", "verify"},
 ]
 # Properties of the params' sections, and the keys they read.
 PROPERTIES = {"policy.loading": ["policy.dtype", "policy.attention", "policy.four_bit", "policy.pad_images"]}
@@ -153,7 +156,7 @@ def stages(path: Path) -> dict[str, dict]:
 
 def script_of(stage: dict) -> Path:
     command = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][0]
-    return ROOT / "stages" / f"{command.split()[3]}.py"
+    return ROOT / "stages" / f"{command.partition('lookagain.launch ')[2].split()[0]}.py"
 
 
 def is_code(dep: object) -> bool:
@@ -219,6 +222,17 @@ def test_the_publisher_depends_on_what_it_imports():
     deps = [str(dep) for dep in stage["deps"] if str(dep).startswith(("world/", "lookagain/"))]
     assert not [file for file in files if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)]
     assert not [dep for dep in deps if not any(file == dep or file.startswith(f"{dep}/") for file in files)]
+
+
+def test_accelerate_starts_the_stages_that_compute_with_a_model():
+    launcher = f'python -m accelerate.commands.launch --quiet --config_file "${{ACCELERATE_CONFIG:-{DEFAULT_CONFIG}}}" -m '
+    with Repo(ROOT) as repo:
+        commands = [stage.cmd if isinstance(stage.cmd, str) else stage.cmd[0] for stage in repo.index.stages if stage.cmd]
+    ours = [command for command in commands if "lookagain.launch" in command]
+    assert len(ours) > 20
+    for command in ours:
+        computes = "run.device" in script_of({"cmd": command}).read_text()
+        assert command.startswith(f"{launcher if computes else 'python -m '}lookagain.launch "), command
 
 
 def covers(section: str, key: str) -> bool:

@@ -16,8 +16,6 @@ from lookagain.params import flatten, load_params
 from lookagain.policy import read_lineage
 from lookagain.records import read_metrics
 
-pytestmark = pytest.mark.usefixtures("warm_stages")
-
 ROOT = Path(__file__).parents[1]
 METHODS = (ROOT / "docs/methods.md").read_text()
 OWN = (ROOT / "docs/own-method.md").read_text()

@@ -11,8 +11,6 @@ from project import copy_repository, run, stages_run
 from lookagain.params import load_params
 from lookagain.records import read_metrics
 
-pytestmark = pytest.mark.usefixtures("warm_stages")
-
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):

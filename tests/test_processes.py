@@ -7,8 +7,6 @@ from project import build_project, run_stage
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-pytestmark = pytest.mark.usefixtures("warm_stages")
-
 CONTINUED = {"continued_sft__models": {"sft-50": 0.5}, "continued_sft__sft__batch_size": 2}
 STAGES = [
     ("generate_pairs", "stic"),

@@ -14,17 +14,16 @@ from pathlib import Path
 import pytest
 
 from lookagain import launch as launcher
-from lookagain import runtime, warm
+from lookagain import runtime
 from lookagain.errors import UserError
-from lookagain.processes import wait_for as wait_for_processes
-from lookagain.runtime import StageError, check_processes, fingerprint
+from lookagain.runtime import StageError, fingerprint
 
 ROOT = Path(__file__).parents[1]
 TOY = """
 import json, os, time
 from dataclasses import dataclass
 from pathlib import Path
-from lookagain import runtime, warm
+from lookagain import runtime
 from lookagain.errors import UserError
 from lookagain.params import load_params
 from lookagain.records import atomic_write
@@ -64,25 +63,40 @@ def project(tmp_path):
 
 
 CPU = "configs/accelerate/cpu.yaml"
+TWO = "configs/accelerate/cpu-2.yaml"
+STAGE = [sys.executable, "-m", "lookagain.launch"]
 
 
 def environment(**settings):
-    kept = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT", warm.WARM)}
+    kept = {key: value for key, value in os.environ.items() if key not in ("ACCELERATE_CONFIG", "DVC_ROOT")}
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_CONFIG": CPU} | settings
 
 
-def launch(project, *arguments, **settings):
-    command = [sys.executable, "-m", "lookagain.launch", *arguments]
+def command_of(*arguments, accelerate=""):
+    """A stage's command, as dvc.yaml has it if `accelerate` is a config."""
+    launcher = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", accelerate] if accelerate else []
+    return [sys.executable, *launcher, "-m", "lookagain.launch", *arguments]
+
+
+def launch(project, *arguments, accelerate="", **settings):
+    settings |= {"ACCELERATE_CONFIG": accelerate} if accelerate else {}
+    command = command_of(*arguments, accelerate=accelerate)
     return subprocess.run(
-        command, cwd=project, env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
+        command, cwd=project, env=environment(**settings), capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def start(project, *arguments, accelerate="", **settings):
+    settings |= {"ACCELERATE_CONFIG": accelerate} if accelerate else {}
+    command = command_of(*arguments, accelerate=accelerate)
+    return subprocess.Popen(command, cwd=project, env=environment(**settings), stderr=subprocess.PIPE, text=True)
 
 
 def results(project, index=0):
     return json.loads((project / f"results-{index}.json").read_text())
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     end = time.time() + seconds
     while not condition():
         assert time.time() < end, "nothing happened in time"
@@ -96,11 +110,10 @@ def test_results_keep_their_order_and_the_resume_folder_goes(project):
 
 
 def test_a_killed_stage_goes_on_from_there(project):
-    command = [sys.executable, "-m", "lookagain.launch", "toy"]
-    running = subprocess.Popen(command, cwd=project, env=environment(SLOW="0.3"), stderr=subprocess.DEVNULL)
+    running = start(project, "toy", SLOW="0.3")
     wait_for(lambda: len(list((project / ".resume").rglob("*.json"))) >= 2)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.kill()
+    running.communicate()
     kept = len(list((project / ".resume").rglob("*.json")))
     (project / "worked-0").unlink()
     assert launch(project, "toy").returncode == 0
@@ -109,19 +122,19 @@ def test_a_killed_stage_goes_on_from_there(project):
 
 
 def test_a_second_process_is_refused_and_the_first_goes_on(project):
-    command = [sys.executable, "-m", "lookagain.launch", "toy"]
-    running = subprocess.Popen(command, cwd=project, env=environment(SLOW="0.5"), stderr=subprocess.DEVNULL)
+    running = start(project, "toy", SLOW="0.5")
     wait_for(lambda: (project / "worked-0").exists())
     second = launch(project, "toy")
     assert second.returncode == 1
     assert f"toy is already running here as process {running.pid}" in second.stderr
     assert second.stderr.count("\n") == 1
-    assert running.wait(timeout=20) == 0
+    running.communicate(timeout=20)
+    assert running.returncode == 0
     assert len(results(project)[1]) == 12
 
 
 def test_two_processes_give_what_one_gives(project):
-    done = launch(project, "toy", "5", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    done = launch(project, "toy", "5", accelerate=TWO)
     assert done.returncode == 0, done.stderr
     assert results(project, 0)[0] == results(project, 1)[0] == 2
     two = results(project, 0)[1]
@@ -129,17 +142,6 @@ def test_two_processes_give_what_one_gives(project):
     assert len((project / "worked-1").read_text().split()) == 2
     assert launch(project, "toy", "5").returncode == 0
     assert results(project)[1] == two
-
-
-def test_without_a_config_a_machine_without_gpu_runs_two_processes(project, monkeypatch):
-    monkeypatch.setattr(launcher, "cores", lambda: 4)
-    monkeypatch.setattr(launcher.shutil, "which", lambda name: None)
-    assert launcher.default_config() == "configs/accelerate/cpu-2.yaml"
-    monkeypatch.setattr(launcher, "cores", lambda: 1)
-    assert launcher.default_config() == ""
-    monkeypatch.setattr(launcher, "cores", lambda: 4)
-    monkeypatch.setattr(launcher.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert launcher.default_config() == ""
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_without_a_config_a_machine_without_gpu_runs_two_processes(project, monk
         (
             ["toy"],
             {"ACCELERATE_CONFIG": "nope.yaml"},
-            "nope.yaml: no such file; configs/accelerate/ holds cpu-2.yaml, cpu.yaml",
+            "nope.yaml: no such file; configs/accelerate/ holds cpu-2.yaml, cpu.yaml, deepspeed-zero3.yaml, default.yaml",
         ),
     ],
 )
@@ -166,7 +168,7 @@ def test_mendable_errors_are_one_line(project, arguments, settings, message):
 def test_bad_params_stop_a_stage_before_it_loads_anything(project):
     (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("lambda: 0.9", 'lambda: "0.9"'))
     (project / "stages/toy.py").write_text("import torch_is_not_reached")
-    done = launch(project, "toy", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    done = launch(project, "toy", accelerate=CPU)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "lambda = '0.9'" in done.stderr
 
@@ -180,39 +182,39 @@ def test_a_bug_keeps_its_traceback_and_the_finished_batches(project):
 
 
 def test_an_error_in_several_processes_is_one_line(project):
-    (project / "stages/toy.py").write_text(TOY.replace("def main(", "from lookagain.errors import UserError\ndef unused("))
     with (project / "stages/toy.py").open("a") as file:
         file.write('\n\ndef main():\n    with runtime.stage("toy", {}, []):\n        raise UserError("no such thing")\n')
-    done = launch(project, "toy", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
-    assert (done.returncode, done.stderr) == (1, "error: no such thing\n")
+    done = launch(project, "toy", accelerate=TWO)
+    assert done.returncode
+    assert done.stderr == "error: no such thing\n"
 
 
-def test_a_process_that_is_ended_while_it_tells_of_its_own_error_ends_well(tmp_path, monkeypatch, capfd):
+def test_a_process_that_is_ended_while_it_tells_of_its_own_error_ends_well(monkeypatch, capfd):
     class Slow(UserError):
         def __str__(self):
             os.kill(os.getpid(), signal.SIGTERM)
             return "no such thing"
 
-    def work():
+    def fail():
         raise Slow
 
-    monkeypatch.setenv(launcher.LAUNCHED, str(tmp_path / "said"))
+    monkeypatch.setattr(launcher, "load_params", fail)
+    monkeypatch.setenv("RANK", "1")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert launcher._ended(work) == 0
+        assert launcher.main(["toy"]) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
     assert capfd.readouterr().err == ""
-    assert not (tmp_path / "said").exists()
 
 
-def test_sigterm_ends_a_stage_well_and_keeps_its_batches(project):
-    command = [sys.executable, "-m", "lookagain.launch", "toy"]
-    running = subprocess.Popen(command, cwd=project, env=environment(SLOW="0.5"), stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("accelerate", ["", CPU])
+def test_sigterm_ends_a_stage_well_and_keeps_its_batches(project, accelerate):
+    running = start(project, "toy", SLOW="0.5", accelerate=accelerate)
     wait_for(lambda: len(list((project / ".resume").rglob("*.json"))) >= 2)
     running.terminate()
-    _, said = running.communicate(timeout=10)
-    assert running.returncode == 0
+    _, said = running.communicate(timeout=10)  # of the stage too: it holds the pipe
+    assert running.returncode == (-signal.SIGTERM if accelerate else 0)
     assert said.splitlines()[-1] == "stopped; the same command goes on from here"
     assert not (project / "results-0.json").exists()
     (project / "worked-0").unlink()
@@ -221,37 +223,53 @@ def test_sigterm_ends_a_stage_well_and_keeps_its_batches(project):
 
 
 def test_sigterm_ends_several_processes(project):
-    command = [sys.executable, "-m", "lookagain.launch", "toy"]
-    settings = environment(SLOW="0.5", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
-    running = subprocess.Popen(command, cwd=project, env=settings, stderr=subprocess.PIPE, text=True)
+    running = start(project, "toy", SLOW="0.5", accelerate=TWO)
     wait_for(lambda: (project / "worked-1").exists())
     running.terminate()
     _, said = running.communicate(timeout=20)
-    assert running.returncode == 0
-    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert said.count("stopped; the same command goes on from here\n") == 1
     assert "failed" not in said
+    assert not (project / "results-0.json").exists()
 
 
-def test_processes_that_fail_at_once_are_named(tmp_path):
-    failed = [subprocess.Popen([sys.executable, "-c", "exit(3)"]) for _ in range(2)]
-    for process in failed:
-        process.wait()
-    assert wait_for_processes(failed, tmp_path / "said") == ["0 (3)", "1 (3)"]
+PARENT = "import subprocess, sys; subprocess.run(sys.argv[1:])"  # stands for DVC
+
+
+@pytest.mark.parametrize("accelerate", [CPU, TWO])
+@pytest.mark.parametrize("shell", [[], ["sh", "-c", '"$@"; exit', "sh"]])
+def test_a_killed_parent_leaves_no_stage_running(project, accelerate, shell):
+    command = [sys.executable, "-c", PARENT, *shell, *command_of("toy", "100", accelerate=accelerate)]
+    settings = environment(SLOW="0.5", ACCELERATE_CONFIG=accelerate, DVC_ROOT=".")
+    running = subprocess.Popen(command, cwd=project, env=settings, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (project / "worked-0").exists())
+    running.kill()
+    _, said = running.communicate(timeout=20)  # until the last process that holds the pipe has ended
+    assert "stopped; the same command goes on from here" in said
+    assert not (project / "results-0.json").exists()
+
+
+def test_a_stage_whose_dvc_died_before_it_started_ends(project):
+    command = [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:])", *command_of("toy", "100")]
+    done = subprocess.run(
+        command, cwd=project, env=environment(SLOW="0.5", DVC_ROOT="."), start_new_session=True,
+        stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == "stopped; the same command goes on from here\n"
 
 
 def test_a_killed_process_ends_the_others_quickly(project):
     started = time.monotonic()
-    done = launch(project, "toy", DIES="1", ACCELERATE_CONFIG="configs/accelerate/cpu-2.yaml")
+    done = launch(project, "toy", DIES="1", accelerate=TWO)
     assert done.returncode == 1
-    assert re.search(r"process (0 \(1\), )?1 \(-9\) of 2 failed, the others were ended", done.stderr)  # 0 may notice first
-    assert time.monotonic() - started < 30
+    assert re.search(r"rank +: 1 .*\n +exitcode +: -9", done.stderr)
+    assert time.monotonic() - started < 60
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_half_written(project):
     import resource
 
     done = subprocess.run(
-        [sys.executable, "-m", "lookagain.launch", "toy"], cwd=project, env=environment(WRITES="3000000"),
+        command_of("toy"), cwd=project, env=environment(WRITES="3000000"),
         capture_output=True, text=True, timeout=60, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)),
     )  # fmt: skip
@@ -291,7 +309,7 @@ exit $code
 
 @pytest.fixture
 def cluster(project):
-    """Two machines of one gloo process each, which are this one, and an srun that runs what it is told on both."""
+    """Runs a command as a job on two machines of one gloo process each, which are this one, does."""
     (project / "bin").mkdir()
     (project / "bin/srun").write_text(SRUN)
     (project / "bin/srun").chmod(0o755)
@@ -300,15 +318,20 @@ def cluster(project):
         probe.bind(("", 0))
         text = text.replace("29500", str(probe.getsockname()[1])).replace("num_processes: 16", "num_processes: 2")
     (project / "cluster.yaml").write_text(text)
-    return {
-        "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
-        "SLURM_JOB_ID": "1",
-        "ACCELERATE_CONFIG": "cluster.yaml",
-    }
+
+    def run(*arguments, accelerate="", **settings):
+        settings |= {"PATH": f"{project / 'bin'}:{os.environ['PATH']}", "ACCELERATE_CONFIG": "cluster.yaml"}
+        settings |= {"SLURM_NNODES": "2", "JOB_PYTHON": sys.executable}
+        command = [ROOT / "configs/slurm/bin/python", *command_of(*arguments, accelerate=accelerate)[1:]]
+        return subprocess.run(
+            command, cwd=project, env=environment(**settings), capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run
 
 
 def test_machines_of_a_slurm_job_give_what_one_gives(project, cluster):
-    done = launch(project, "toy", "5", **cluster)
+    done = cluster("toy", "5", accelerate="cluster.yaml")
     assert done.returncode == 0, done.stderr
     assert results(project, 0)[0] == results(project, 1)[0] == 2
     two = results(project, 0)[1]
@@ -316,27 +339,65 @@ def test_machines_of_a_slurm_job_give_what_one_gives(project, cluster):
     assert results(project)[1] == two
 
 
-def test_a_stage_of_one_process_stays_on_the_first_machine(project, cluster):
-    (project / "stages/toy.py").rename(project / "stages/report.py")
+def test_a_stage_without_a_model_stays_on_the_first_machine(project, cluster):
     (project / "bin/srun").write_text("#!/bin/bash\nexit 1\n")
-    gpus = (project / "cluster.yaml").read_text().replace("use_cpu: true", "use_cpu: false")
-    (project / "cluster.yaml").write_text(gpus)
-    assert launch(project, "report", **cluster).returncode == 0
+    assert cluster("toy").returncode == 0
     assert results(project)[0] == 1
 
 
 def test_a_process_that_dies_on_another_machine_ends_the_stage(project, cluster):
-    done = launch(project, "toy", DIES="1", **cluster)
-    assert done.returncode == 1
+    done = cluster("toy", accelerate="cluster.yaml", DIES="1")
+    assert done.returncode
     assert "exitcode  : -9" in done.stderr
     assert "rank      : 1" in done.stderr
 
 
-def test_more_processes_than_gpus_are_refused_before_torch_is_there(project):
-    (project / "gpus.yaml").write_text((ROOT / "configs/accelerate/multi-gpu.yaml").read_text())
-    done = launch(project, "toy", ACCELERATE_CONFIG="gpus.yaml", CUDA_VISIBLE_DEVICES="0")
-    assert done.returncode == 1
-    assert "gpus.yaml asks for 4 processes with a GPU each, and this machine shows 1: set num_processes" in done.stderr
+NO_GPU = "asks for {} processes with a GPU each, and torch sees 0 here"
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        ("gpu", ("", ""), NO_GPU.format(1)),
+        ("multi-gpu", ("num_processes: 4", "num_processes: 2"), NO_GPU.format(2)),
+        ("cpu-2", ("MULTI_GPU", "MULTI_CPU"), "asks for num_processes: 2, but 1 started"),
+    ],
+)
+def test_hardware_that_is_not_there_is_one_line_before_anything_loads(project, config, change, message):
+    (project / "mine.yaml").write_text((ROOT / f"configs/accelerate/{config}.yaml").read_text().replace(*change))
+    (project / "stages/toy.py").write_text("raise ValueError('it was loaded')\n")
+    done = launch(project, "toy", accelerate="mine.yaml", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode
+    assert done.stderr.startswith(f"error: ACCELERATE_CONFIG = mine.yaml {message}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("visible", "first"), [(None, "0"), ("2,3", "2"), ("", "")])
+def test_a_single_process_sees_one_gpu(monkeypatch, visible, first):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    launcher.check_gpus("", 1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == first
+
+
+def test_a_gpu_that_torch_cannot_use_is_an_error_and_no_slow_run(monkeypatch, tmp_path):
+    import torch
+
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    launcher.check_gpus("", 1)  # hidden on purpose
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(StageError, match="sees no GPU, nvidia-smi lists GPU 0: NVIDIA H200"):
+        launcher.check_gpus("", 1)
 
 
 def no_memory_on_a_gpu():
@@ -368,14 +429,6 @@ def test_a_batch_that_does_not_fit_is_halved(out_of_memory, tmp_path, capsys):
     assert "out of memory with 4 at once, going on with 2" in capsys.readouterr().err
     with pytest.raises(StageError, match="7 does not fit into memory alone"):
         run.map_batches([items[7:]], lambda batch: out_of_memory(), "y")
-
-
-def test_fewer_processes_than_asked_for_are_refused(tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text("distributed_type: MULTI_CPU\nnum_processes: 2\n")
-    with pytest.raises(StageError, match="asks for num_processes: 2, but 1 started"):
-        check_processes(config, 1)
-    check_processes(ROOT / "configs/accelerate/cpu-2.yaml", 2)
 
 
 def test_fingerprint_sees_params_inputs_and_code_but_not_runtime(tmp_path, monkeypatch):

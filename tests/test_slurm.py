@@ -11,10 +11,10 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-# Stands in for dvc: runs one stage, and misses its outputs if it was stopped.
+# Stands in for dvc: runs one stage under a launcher that SIGTERM kills, and misses its outputs if it was stopped.
 DVC = """#!/bin/bash
 echo "$ACCELERATE_CONFIG $@" >>asked
-python3 -m lookagain.launch
+sh -c 'python -m lookagain.launch; exit $?'
 [ -e finished ]
 """
 STAGE = """

@@ -189,8 +189,7 @@ def test_changed_params_and_the_distance_of_the_metrics_are_said(repository, mon
 
 
 def test_other_processes_and_another_cpu_are_said(repository, monkeypatch, capsys):
-    monkeypatch.setattr(verify, "read_accelerate_config", lambda _: {"num_processes": 3})
-    monkeypatch.setenv("ACCELERATE_CONFIG", "configs/accelerate/three.yaml")
+    monkeypatch.setattr(verify, "accelerate_config", lambda: ("configs/accelerate/three.yaml", {"num_processes": 3}))
     monkeypatch.setattr(verify, "cores", lambda: 999)
     (repository / "docs/results.md").write_text(Path("docs/results.md").read_text().replace("cpu: ", "cpu: Other "))
     code, out, _ = lookagain(monkeypatch, capsys, "verify")
