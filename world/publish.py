@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,11 +36,14 @@ PARTS = ("policy", "clip")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a publication whole or not at all."""
+    """Write a publication whole or not at all. Raises UserError if params or checkpoint lack what is asked for."""
     parser = argparse.ArgumentParser("publish")
     parser.add_argument("name")
     name = parser.parse_args(arguments).name
-    settings = YAML(typ="safe").load(Path("params.yaml").read_text())["publish"][name]
+    sections = YAML(typ="safe").load(Path("params.yaml").read_text())["publish"]
+    if name not in sections:
+        raise UserError(f"publish: params.yaml has no publish.{name}; its publications are {', '.join(sections) or 'none'}")
+    settings = sections[name]
     target, temporary = Path("data/published") / name, Path("data/published") / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     for part in PARTS:
@@ -111,4 +115,7 @@ def write_json(path: Path, content: dict | list) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
