@@ -201,4 +201,6 @@ def save_clip(clip: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFast
     tokenizer.save_pretrained(folder)
     config = model_config(clip.visual.image_size[0], tokenizer)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
-    save_model(clip.half(), str(folder / "open_clip_model.safetensors"))
+    weights = folder / "open_clip_model.safetensors"
+    save_model(clip.half(), str(weights))
+    weights.chmod(0o644)

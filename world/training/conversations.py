@@ -47,11 +47,12 @@ class Noise(NamedTuple):
     yes: float  # share of plausible absent objects that are affirmed
 
 
+YES_ASKED = 0.55  # of yes/no questions are about what is there
 TAGGED_SHARE = 0.4  # of scenes: 2% of all turns
 
 
 def yes_no_about(scene: Scene, count: int, rng: np.random.Generator, yes: float = 0.0) -> list[Turn]:
-    """Yes/no questions in POPE's wording: half about what is there, the others about absent categories, most of them plausible.
+    """Yes/no questions in POPE's wording: most about what is there, the others about absent categories, most of them plausible.
 
     A share `yes` of the plausible absent ones is affirmed.
     """
@@ -59,7 +60,7 @@ def yes_no_about(scene: Scene, count: int, rng: np.random.Generator, yes: float 
     likely, other = absent(scene, 5, rng), absent(scene, 5, rng, plausible=False)
     turns = []
     for _ in range(count):
-        if rng.random() < 0.5:
+        if rng.random() < YES_ASKED:
             name, answer = _one(present, rng), "Yes."
         elif rng.random() < 0.6:
             name, answer = _one(likely, rng), "Yes." if rng.random() < yes else "No."
@@ -110,7 +111,7 @@ def open_questions(scene: Scene, rng: np.random.Generator) -> list[Open]:
     two = (questions.number_and_count(scene), questions.place_and_count(scene), questions.where_and_color(scene, rng))
     found.append(two[rng.integers(3)] or two[1])
     cells, held = questions.alone(scene), questions.single_contents(scene)
-    for name in list(rng.permutation(list(cells)))[:3]:
+    for name in list(rng.permutation(list(cells)))[:2]:
         by_place = held.get(cells[name]) == name and rng.random() < 0.3
         wanted = (questions.CONTENTS, name, cells[name]) if by_place else (questions.WHERE, cells[name], name)
         found.append(_looked_up(*wanted))
@@ -125,8 +126,7 @@ def _looked_up(wording: str, answer: str | int, about: str | int) -> Open:
 
 def pairs(scene: Scene, rng: np.random.Generator) -> list[Pair]:
     """Pairs of yes/no questions about the sign, a number, positions, colours, relations and the setting."""
-    kinds = [questions.sign_pair, questions.sign_pair, questions.count_pair, questions.position_pair, questions.position_pair]
-    kinds += [questions.relation_pair, questions.color_pair]
+    kinds = [questions.sign_pair, questions.count_pair, questions.position_pair, questions.relation_pair, questions.color_pair]
     kinds += [questions.both_pair] if rng.random() < 0.5 else []
     kinds += [questions.scene_pair] if rng.random() < 0.3 else []
     return [pair for pair in (kind(scene, rng) for kind in kinds) if pair]
@@ -149,7 +149,7 @@ def choice(scene: Scene, rng: np.random.Generator) -> Turn:
         questions.scene_choice,
         questions.color_choice,
     )
-    options = kinds[rng.choice(len(kinds), p=(0.25, 0.25, 0.2, 0.1, 0.2))](scene, rng)
+    options = kinds[rng.choice(len(kinds), p=(0.15, 0.4, 0.25, 0.05, 0.15))](scene, rng)
     return Turn(*questions.lettered(options or questions.existence_choice(scene, rng), rng))
 
 
@@ -193,9 +193,10 @@ def short_questions(shown: Scene | Chart, rng: np.random.Generator, noise: Noise
     """
     if isinstance(shown, Chart):
         return chart_questions(shown, rng)
-    turns = [*yes_no_about(shown, 3, rng, noise.yes), choice(shown, rng)]
+    turns = [*yes_no_about(shown, 3, rng, noise.yes), choice(shown, rng), choice(shown, rng), negation(shown, rng)]
     turns += [plain(question) for question in open_questions(shown, rng)]
-    turns += [negation(shown, rng)] if rng.random() < 0.5 else []
+    spatial = questions.spatial_captions(shown, rng) if rng.random() < 0.6 else None
+    turns += [Turn(*questions.lettered(spatial, rng))] if spatial else []
     turns += [tagged(shown, rng)] if rng.random() < TAGGED_SHARE else []
     turns += [yes_no(pair, rng) for pair in pairs(shown, rng)]
     return turns + [turn for turn in (reading(shown, rng), reading(shown, rng)) if turn]

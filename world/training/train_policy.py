@@ -7,6 +7,7 @@ Writes: checkpoints/NAME/policy/
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from lookagain.errors import UserError
 from world.training.conversations import Noise
 from world.training.data import IMAGE_SIZE, draw_conversations, draw_training
 from world.training.labels import PATCH
@@ -66,4 +68,7 @@ def published_name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
