@@ -61,7 +61,11 @@ def test_tracking_holds_a_parent_with_the_final_metrics_and_a_child_for_each_sta
         ended = {status for (status,) in connection.execute("select status from runs")}
         (peak,) = connection.execute("select max(value) from metrics where key = 'peak_memory_gb'").fetchone()
     assert {key.split("/")[0] for key in metrics} == set(models(folder))
-    untracked = {"check_params", "publish@world", "report"}  # neither of the first two measures anything, the parent has the third
+    untracked = {
+        "check_params",
+        "publish@world",
+        "report",
+    }  # neither of the first two measures anything, the parent has the third
     assert children >= len(stages_run(output) - untracked)
     assert ended == {"FINISHED"}
     assert peak < 6
