@@ -35,7 +35,7 @@ repro: $(READY)
 	@$(BIN)/lookagain params
 	@pull=--pull; \
 	if ! test -e models && $(BIN)/dvc data status --not-in-remote --json 2>/dev/null | grep -q not_in_remote; then pull=; fi; \
-	$(BIN)/dvc repro $$pull
+	exec $(BIN)/dvc repro $$pull
 	@$(BIN)/lookagain results
 	@$(BIN)/lookagain verify || true
 

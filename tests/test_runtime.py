@@ -248,6 +248,17 @@ def test_a_killed_parent_leaves_no_stage_running(project, accelerate, shell):
     assert not (project / "results-0.json").exists()
 
 
+def test_a_killed_make_ends_dvc(tmp_path):
+    for name, text in (("lookagain", ""), ("dvc", '[ "$1" = repro ] || exit 0\ntouch started\nexec sleep 60\n')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / name).chmod(0o755)
+    command = ["make", "-f", ROOT / "Makefile", "-o", "ready", "repro", f"BIN={tmp_path}", "READY=ready"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for((tmp_path / "started").exists)
+    running.terminate()
+    running.communicate(timeout=20)  # until the last process that holds the pipe has ended
+
+
 def test_a_stage_whose_dvc_died_before_it_started_ends(project):
     command = [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:])", *command_of("toy", "100")]
     done = subprocess.run(
