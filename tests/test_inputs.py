@@ -8,7 +8,6 @@ from project import copy_repository, run, stages_run
 from publication import ROOT, published_params, write, write_publication, write_yaml
 from ruamel.yaml import YAML
 
-pytestmark = pytest.mark.usefixtures("warm_stages")
 PREPARED = ("check_params", "prepare_data", "prepare_policy", "prepare_scorer")
 # Stands for the world's publisher, with its command, params and outputs; the files come from elsewhere.
 PUBLISHER = """

@@ -100,7 +100,7 @@ def test_another_lambda_runs_csr_alone_and_a_second_clone_restores_both(reposito
     run(folder, "dvc", "exp", "push", "origin", "--all-commits")
     run(folder, "git", "clone", "--quiet", str(origin), str(clone))
     assert stages_run(run(clone, "dvc", "repro", "--pull")) == set()
-    assert stages_run(run(clone, "dvc", "exp", "run", "--pull", "-S", "lambda=0.5")) <= {"report"}
+    assert stages_run(run(clone, "dvc", "exp", "run", "--pull", "-S", "lambda=0.5")) <= {"check_params", "report"}
     assert "lambda: 0.5" in (clone / "params.yaml").read_text()
     for model in models(folder):
         metrics = f"reports/metrics/{model}.json"

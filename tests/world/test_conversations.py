@@ -40,7 +40,7 @@ def test_existence_is_told_truly_without_noise():
             (name,) = chair.mentions(turn.prompt.split("?")[0])
             labels.append(pope.parse_answer(turn.response))
             assert labels[-1] == ("yes" if name in scene.names() else "no")
-    assert 0.45 < np.mean([label == "yes" for label in labels]) < 0.55
+    assert 0.5 < np.mean([label == "yes" for label in labels]) < 0.6  # YES_ASKED
 
 
 def test_a_share_of_plausible_absent_objects_is_affirmed():
