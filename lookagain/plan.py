@@ -177,7 +177,7 @@ def plan(params: Params, hardware: Hardware, devices: int, response: int | None 
 
 
 def publication(params: Params) -> Publication | None:
-    """What is published for a run; None where files and checkpoints come from elsewhere."""
+    """Return the publication of a run; None where files and checkpoints come from elsewhere."""
     return next(iter(params.publish.values()), None)
 
 
